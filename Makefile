@@ -1,0 +1,62 @@
+# The whole developer interface. `make demo` and `make test` set up everything themselves.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+INPUTS := pyproject.toml setup.py build_ffi.py MANIFEST.in $(wildcard csrc/*.c csrc/*.h)
+TESTS  ?= tests
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs bench clean
+
+help:    ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.runs  ## a program runs out of memory in a real group: first left to the kernel, then taken over
+	@$(BIN)/memcg demo
+
+test: $(VENV)/.tests  ## all tests, the real OOMs included (QUICK=1 leaves out the long repetitions)
+	$(BIN)/python -m pytest $(TESTS) $(if $(QUICK),-m "not slow")
+
+check: $(VENV)/.tests $(VENV)/.checks  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes memcg
+	$(MAKE) docs
+
+docs: $(VENV)/.docs  ## the documentation, into docs/_build
+	$(BIN)/sphinx-build -n -W --keep-going -q docs docs/_build
+
+bench: $(VENV)/.bench  ## the measurements that the documentation quotes
+	$(BIN)/python -m benchmarks
+
+clean:   ## removes everything that the targets above made
+	rm -rf .venv .venv-* build dist docs/_build src/*.egg-info src/memcg/_ffi.*.so src/memcg/memcg-enter
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of dependencies, so that `make demo` installs no test tools.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("memcg needs Python 3.10 or later; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV) || { echo >&2 "make: no venv module here. Debian, Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.runs: $(VENV)/bin/python $(INPUTS)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.runs
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runs
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.checks: $(VENV)/.runs
+	$(BIN)/python -m pip install --quiet --editable '.[check,docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runs
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@

@@ -1,0 +1,59 @@
+"""What pyproject.toml cannot say: the compiled module, and a program that lands inside the package."""
+
+import os
+import sys
+import sysconfig
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+NOTHING_TO_COMPILE_WITH = """
+memcg could not compile its C parts (the compiler's own words are above). It needs a C compiler, the C
+library's headers and the headers of this Python ({python}). Install them and try again:
+
+    Debian, Ubuntu    apt-get install gcc libc6-dev python3-dev
+    Fedora, RHEL      dnf install gcc glibc-devel python3-devel
+"""
+
+WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("CI") else [])
+
+
+class Executable(Extension):
+    """A program that lands inside the package, next to the modules."""
+
+
+class BuildExt(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        if isinstance(self.ext_map.get(fullname), Executable):
+            return os.path.join(*fullname.split("."))
+        return super().get_ext_filename(fullname)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return [] if isinstance(ext, Executable) else super().get_export_symbols(ext)
+
+    def build_extension(self, ext: Extension) -> None:
+        ext.extra_compile_args += WARNINGS
+        try:
+            if isinstance(ext, Executable):
+                objects = self.compiler.compile(
+                    ext.sources, output_dir=self.build_temp, extra_postargs=ext.extra_compile_args
+                )
+                self.compiler.link_executable(
+                    objects, self.get_ext_fullpath(ext.name), extra_postargs=ext.extra_link_args
+                )
+            else:
+                super().build_extension(ext)
+        except (CompileError, FileNotFoundError) as error:
+            raise SystemExit(f"{error}\n{NOTHING_TO_COMPILE_WITH.format(python=sys.executable)}") from error
+
+
+# A free-threaded Python before 3.15 has no limited API, and bdist_wheel refuses the tag there.
+abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+setup(
+    cffi_modules=["build_ffi.py:ffibuilder"],
+    ext_modules=[Executable("memcg.memcg-enter", ["csrc/enter.c"])],
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if abi3 else {},
+)

@@ -1,0 +1,107 @@
+"""The kernel's text formats, as "Interface Files" in Documentation/admin-guide/cgroup-v2.rst names them.
+
+Each function raises ValueError where the text is not of its format.
+"""
+
+from __future__ import annotations
+
+from mmap import PAGESIZE
+
+from ..errors import InvalidTypeError, InvalidValueError
+from ..units import UNLIMITED, parse_size
+
+
+def parse_bytes(data: bytes) -> int:
+    """One number."""
+    return int(data)
+
+
+def parse_limit(data: bytes) -> int | None:
+    """One number, or None where v1 shows the largest one that it has, or v2 says "max"."""
+    if data.strip() == b"max":
+        return None
+    value = int(data)
+    return None if value >= UNLIMITED else value
+
+
+def parse_flag(data: bytes) -> bool:
+    """0 or 1."""
+    return {b"0": False, b"1": True}[data.strip()]
+
+
+def parse_text(data: bytes) -> str:
+    """One line of text."""
+    return data.rstrip(b"\n").decode("utf-8", "surrogateescape")
+
+
+def parse_lines(data: bytes) -> tuple[int, ...]:
+    """New-line separated numbers, in the kernel's order: one per process or thread."""
+    return tuple(map(int, data.split()))
+
+
+def parse_words(data: bytes) -> tuple[str, ...]:
+    """Space separated words."""
+    return tuple(data.decode("ascii").split())
+
+
+def parse_flat_keyed(data: bytes) -> dict[str, int]:
+    """``KEY VALUE`` lines."""
+    words = data.decode("ascii").split()
+    if len(words) % 2:
+        raise ValueError(data)
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def parse_nested_keyed(data: bytes) -> dict[str, dict[str, str]]:
+    """``KEY SUBKEY=VALUE ...`` lines; v1 writes ``KEY=VALUE SUBKEY=VALUE ...``, which becomes a subkey ""."""
+    table = {}
+    for line in data.decode("ascii").splitlines():
+        first, *rest = line.split()
+        key, separator, total = first.partition("=")
+        cells = dict([("", total)] if separator else [])
+        for word in rest:
+            subkey, separator, value = word.partition("=")
+            if not separator:
+                raise ValueError(line)
+            cells[subkey] = value
+        table[key] = cells
+    return table
+
+
+def format_limit(limit: int | str | None) -> bytes:
+    """A limit as v1 takes it: a decimal number of bytes, or -1 for none.
+
+    Sizes from 1 byte to below a page are refused: the kernel rounds down, and would set 0.
+    """
+    return b"-1" if limit is None else b"%d" % parse_page_size(limit)
+
+
+def parse_page_size(size: int | str) -> int:
+    """`parse_size`, refusing what would be rounded down to 0 without being 0."""
+    value = parse_size(size)
+    if 0 < value < PAGESIZE:
+        raise InvalidValueError(f"{size!r} is less than a page of {PAGESIZE} bytes: the kernel would make it 0")
+    return value
+
+
+def format_flag(flag: bool) -> bytes:
+    """A switch."""
+    if not isinstance(flag, (bool, int)) or flag not in (0, 1):
+        raise InvalidValueError(f"a switch is True or False, not {flag!r}")
+    return b"1" if flag else b"0"
+
+
+def format_int(value: int) -> bytes:
+    """A number that is no size."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"an int, not {value!r}")
+    return b"%d" % value
+
+
+def format_text(text: str) -> bytes:
+    """One line of text."""
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"a str, not {text!r}")
+    if "\n" in text or "\0" in text:
+        raise InvalidValueError(f"one line, without NUL: {text!r}")
+    return text.encode("utf-8", "surrogateescape")

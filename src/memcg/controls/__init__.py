@@ -1,0 +1,1 @@
+"""What the directory of one group offers: every control file of each cgroup version, declared once."""

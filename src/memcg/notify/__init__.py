@@ -1,0 +1,1 @@
+"""What happens to a group, told as it happens: events, what makes them, and subscriptions to them."""

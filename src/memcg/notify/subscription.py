@@ -1,0 +1,298 @@
+"""A subscription to what happens to one group."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, final
+
+from ..epoll import Epoll, checkpoint
+from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError
+from ..pidfd import PidFD, parse_pid
+from ..timer import Timer
+from ..units import Deadline
+from .events import Removed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .events import Event
+    from .sources import OomSourceV1
+
+
+class Process(Protocol):
+    """A child as `subprocess.Popen` and `asyncio.subprocess.Process` have it."""
+
+    @property
+    def pid(self) -> int:
+        """Its PID."""
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it has not been waited for."""
+
+
+@final
+class Subscription:
+    """What happens to one group, told as it happens; made by ``cg.oom.subscribe()``.
+
+    It is armed when it is made: what comes later is not lost, whether or not someone waits. It is its own
+    iterator, in ``for`` and, on asyncio and trio, in ``async for``; leaving the loop loses nothing, and a later
+    loop goes on where it was left. ::
+
+        with cg.oom.subscribe() as events:
+            for event in events.until(process):
+                ...
+
+    Close it, best by ``with``. Any thread may do so: whoever waits is woken, and iteration ends quietly. One
+    thread or task can wait at a time. In a forked child it cannot be used, and closing it there changes nothing
+    for the parent.
+    """
+
+    def __init__(self, source: OomSourceV1) -> None:
+        self._source = source
+        self._pending: deque[Event] = deque()
+        self._over = False
+        self._turn = threading.Lock()
+        with contextlib.ExitStack() as stack:
+            stack.callback(source.close)
+            self._timer = stack.enter_context(Timer())
+            self._epoll = stack.enter_context(Epoll("subscription"))
+            for fd in (self._timer.fileno(), *source.filenos()):
+                self._epoll.add(fd)
+            self._close = stack.pop_all().close
+
+    # Waiting.
+
+    def wait(self, timeout: float | None = None) -> Event | None:
+        """Blocks until there is an event, and returns it; None only when the time is up.
+
+        Args:
+            timeout: Seconds to wait at most; 0 does not wait, None waits for ever.
+
+        Raises:
+            ClosedError: closed, before or while waiting; or all is over, as `Removed` was returned before.
+            BusyError: another thread or task waits already.
+        """
+        return self._next(Deadline(timeout), None)
+
+    async def next(self) -> Event:
+        """Awaits the next event, on asyncio or trio. Cancelling it loses nothing.
+
+        Raises:
+            ClosedError: closed, before or while waiting; or all is over, as `Removed` was returned before.
+            BusyError: another thread or task waits already.
+        """
+        event = await self._anext(None)
+        assert event is not None
+        return event
+
+    def until(self, process: Process | PidFD | int) -> Until:
+        """The events until *process* has exited and all that it caused is told; for ``for`` or ``async for``.
+
+        The process is not waited for in the sense of wait(2): call ``process.wait()`` afterwards as usual.
+
+        Args:
+            process: A `subprocess.Popen` or the like, a `PidFD`, or a PID.
+        """
+        self._check_usable(even_over=True)
+        return Until(self, process)
+
+    def fileno(self) -> int:
+        """An epoll file descriptor for any event loop: where it is readable, call ``wait(0)`` until that is None.
+
+        It can be readable with nothing to tell: then ``wait(0)`` returns None at once.
+
+        Raises:
+            ClosedError: after `close`.
+        """
+        self._check_usable(even_over=True)
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """Ends the subscription; a second call does nothing. Events that nobody took are dropped."""
+        self._close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._epoll.closed
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        return self._iterate(Deadline(None), None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._aiterate(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "over" if self._over else "armed"
+        return f"<memcg.Subscription {state} {self._source.group.cgroup_path!r}>"
+
+    # Inside.
+
+    def _next(self, deadline: Deadline, process: PidFD | None) -> Event | None:
+        """The next event, or None when the time is up or *process* has exited, and a last look found nothing."""
+        with self._my_turn(process):
+            while not self._pending:
+                self._check_usable()
+                ready = self._epoll.wait(deadline)
+                self._collect(ready)
+                if not ready or self._has_exited(process, ready):
+                    self._collect(None)
+                    break
+            return self._pending.popleft() if self._pending else None
+
+    async def _anext(self, process: PidFD | None) -> Event | None:
+        """As `_next`, without a deadline."""
+        with self._my_turn(process):
+            if self._pending:
+                await checkpoint()
+            while not self._pending:
+                self._check_usable()
+                ready = await self._epoll.wait_async()
+                self._collect(ready)
+                if self._has_exited(process, ready):
+                    self._collect(None)
+                    break
+            return self._pending.popleft() if self._pending else None
+
+    def _iterate(self, deadline: Deadline, process: PidFD | None) -> Event:
+        """As `_next`, where the end is the end of an iteration."""
+        if not self._finished():
+            with contextlib.suppress(ClosedError):
+                event = self._next(deadline, process)
+                if event is not None:
+                    return event
+        raise StopIteration
+
+    async def _aiterate(self, process: PidFD | None) -> Event:
+        """As `_anext`, where the end is the end of an iteration."""
+        if not self._finished():
+            with contextlib.suppress(ClosedError):
+                event = await self._anext(process)
+                if event is not None:
+                    return event
+        raise StopAsyncIteration
+
+    @contextlib.contextmanager
+    def _my_turn(self, process: PidFD | None) -> Iterator[None]:
+        """Keeps other waiters out, and waits for *process* too meanwhile."""
+        self._check_usable(even_over=True)
+        if not self._turn.acquire(blocking=False):
+            raise BusyError("another thread or task is waiting for events here already")
+        try:
+            if process is None:
+                yield
+            else:
+                with self._epoll.also(process):
+                    yield
+        finally:
+            self._turn.release()
+
+    @staticmethod
+    def _has_exited(process: PidFD | None, ready: list[int]) -> bool:
+        return process is not None and process.fileno() in ready
+
+    def _check_usable(self, even_over: bool = False) -> None:
+        if self._epoll.inherited:
+            raise ClosedError(
+                "this subscription belongs to the process that this one forked from; make one in this process"
+            )
+        if self._epoll.closed:
+            raise ClosedError("this subscription is closed")
+        if self._over and not even_over:
+            raise ClosedError(
+                f"the cgroup {self._source.group.cgroup_path!r} was removed: there are no more events"
+            )
+
+    def _finished(self) -> bool:
+        if self._epoll.inherited:
+            self._check_usable()
+        return self._epoll.closed or (self._over and not self._pending)
+
+    def _collect(self, ready: list[int] | None) -> None:
+        """Takes in what is *ready*, or, with None, whatever a thorough last look finds."""
+        for event in self._source.collect(ready):
+            self._pending.append(event)
+            self._over = self._over or isinstance(event, Removed)
+        self._timer.set(self._source.due)
+
+
+@final
+class Until:
+    """The events of a subscription until a process has exited; see `Subscription.until`."""
+
+    def __init__(self, subscription: Subscription, process: Process | PidFD | int) -> None:
+        self._subscription = subscription
+        self._ours: PidFD | None = None
+        if isinstance(process, PidFD):
+            self._process: PidFD | None = process
+        else:
+            self._process = self._ours = _open(process)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            # A process that is gone leaves nothing to wait for: one last look, without blocking.
+            return self._subscription._iterate(Deadline(None if self._process else 0), self._process)
+        except StopIteration:
+            self._close()
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            if self._process:
+                return await self._subscription._aiterate(self._process)
+            await checkpoint()
+            return self._subscription._iterate(Deadline(0), None)
+        except (StopIteration, StopAsyncIteration):
+            self._close()
+            raise StopAsyncIteration from None
+
+    def _close(self) -> None:
+        ours, self._process, self._ours = self._ours, None, None
+        if ours is not None:
+            ours.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ours", None) is not None:
+            self._close()
+
+
+def _open(process: Process | int) -> PidFD | None:
+    """The process, or None where it has exited and been waited for."""
+    if isinstance(process, int):
+        pid = parse_pid(process)
+    elif not isinstance(getattr(process, "pid", None), int):
+        raise InvalidTypeError(f"until() takes a Popen, a PidFD or a PID, not {process!r}")
+    elif process.returncode is None:
+        pid = process.pid
+    else:
+        return None
+    try:
+        return PidFD(pid)
+    except ProcessNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""What a group does when it is out of memory, and who decides."""

@@ -1,0 +1,291 @@
+"""Starting a child inside a group.
+
+The child joins the group between fork and exec, in the small program ``memcg-enter`` (csrc/enter.c), which then
+becomes the program asked for. `subprocess.Popen` starts it, so that all that Popen does is done as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Literal, TypedDict, Union, overload
+
+from .errors import InvalidTypeError, InvalidValueError, KernelError, kernel_error, kernel_errors
+from .fd import OwnedFd
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .cgroupfs.directory import Directory
+
+PathOrText = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+Command = Union[PathOrText, Sequence[PathOrText]]
+Stream = Union[None, int, IO[bytes], IO[str]]
+
+_ENTER: Final = Path(__file__).with_name("memcg-enter")
+_REPORT: Final = struct.Struct("=ii")
+_JOIN: Final = 1
+
+
+class PopenOptions(TypedDict, total=False):
+    """The keyword arguments of `subprocess.Popen`, but for those that make it text or bytes."""
+
+    bufsize: int
+    executable: PathOrText | None
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
+    preexec_fn: Callable[[], object] | None
+    close_fds: bool
+    shell: bool
+    cwd: PathOrText | None
+    env: Mapping[str, PathOrText] | Mapping[bytes, PathOrText] | None
+    startupinfo: None
+    creationflags: int
+    restore_signals: bool
+    start_new_session: bool
+    pass_fds: Collection[int]
+    user: str | int | None
+    group: str | int | None
+    extra_groups: Sequence[str | int] | None
+    umask: int
+    pipesize: int
+    process_group: int | None
+
+
+class Spawner:
+    """The part of a group that starts processes in it; a base of `Cgroup`."""
+
+    __slots__ = ()
+
+    @property
+    def _directory(self) -> Directory:
+        raise NotImplementedError
+
+    @overload
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: Literal[True],
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[str]: ...
+    @overload
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: bool | None = None,
+        encoding: str,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[str]: ...
+    @overload
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str,
+        universal_newlines: bool | None = None,
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[str]: ...
+    @overload
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: Literal[True],
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[str]: ...
+    @overload
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: Literal[False] | None = None,
+        encoding: None = None,
+        errors: None = None,
+        universal_newlines: Literal[False] | None = None,
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[bytes]: ...
+    def popen(
+        self,
+        args: Command,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[PopenOptions],
+    ) -> subprocess.Popen[str] | subprocess.Popen[bytes]:
+        """Starts a child in this group, as `subprocess.Popen` with the same arguments, and returns that.
+
+        The child is in the group before its program's first instruction, and so is all that it starts. A
+        ``preexec_fn`` runs before it joins; none is needed, and it is as unsafe with threads as ever.
+
+        Where the group is out of memory with its killer off, the child stops before its program starts, as all
+        others there, and this call waits with it: have another thread handle the OOM.
+
+        Raises:
+            OSError: the program cannot be started, with the error of `subprocess.Popen`, such as
+                FileNotFoundError naming a program that does not exist.
+            AccessDeniedError: the caller may not write the group's ``cgroup.procs``.
+            CgroupRemovedError: the group is gone.
+        """
+        return _start(
+            self._directory,
+            args,
+            options,
+            text=text,
+            encoding=encoding,
+            errors=errors,
+            universal_newlines=universal_newlines,
+        )
+
+
+def _start(
+    directory: Directory,
+    args: Command,
+    options: PopenOptions,
+    *,
+    text: bool | None,
+    encoding: str | None,
+    errors: str | None,
+    universal_newlines: bool | None,
+) -> subprocess.Popen[str] | subprocess.Popen[bytes]:
+    command, program = _as_popen_reads(args, options)
+    candidates = _candidates(program, options.get("env"))
+    with contextlib.ExitStack() as files:
+        with kernel_errors("start a process in the cgroup", directory.path):
+            procs = files.enter_context(_inheritable(directory.open_file("cgroup.procs", os.O_WRONLY)))
+            reading, writing = os.pipe()
+            report = files.enter_context(OwnedFd(reading))
+            status = files.enter_context(_inheritable(writing))
+        # By descriptor, as another user= may not reach the path where memcg is installed.
+        enter = files.enter_context(_open_enter())
+        passed = {procs.fileno(), status.fileno(), enter.fileno(), *options.get("pass_fds", ())}
+        if not options.get("close_fds", True) and not options.get("pass_fds"):
+            passed |= _inheritable_fds()
+        child: subprocess.Popen[str] | subprocess.Popen[bytes]
+        path = f"/proc/self/fd/{enter.fileno()}"
+        ours: PopenOptions = {
+            "executable": path,
+            "shell": False,
+            "close_fds": True,
+            "pass_fds": tuple(passed),
+        }
+        try:
+            child = subprocess.Popen(
+                [
+                    "memcg-enter",
+                    str(procs.fileno()),
+                    str(status.fileno()),
+                    str(enter.fileno()),
+                    str(len(candidates)),
+                    *candidates,
+                    *command,
+                ],
+                text=text,
+                encoding=encoding,
+                errors=errors,
+                universal_newlines=universal_newlines,
+                **{**options, **ours},
+            )
+        except OSError as error:
+            if error.filename == path:
+                raise kernel_error(
+                    error.errno or errno.EIO, "run memcg-enter", str(_ENTER), kind=KernelError
+                ) from error
+            raise
+        child.args = args
+        status.close()
+        _see_through(child, report, directory.path, program)
+    return child
+
+
+def _see_through(
+    child: subprocess.Popen[str] | subprocess.Popen[bytes], report: OwnedFd, path: str, program: bytes
+) -> None:
+    """Waits until the child has become its program; where it could not, raises what kept it from it."""
+    try:
+        data = os.read(report.fileno(), _REPORT.size)
+    except BaseException:  # a signal handler that raised, such as Ctrl-C
+        child.kill()
+        with child:  # waits, and closes its pipes
+            raise
+    if not data:
+        return  # closed by exec
+    with child:
+        step, number = _REPORT.unpack(data)
+    if step == _JOIN:
+        raise kernel_error(number, "join the cgroup", path)
+    raise OSError(number, os.strerror(number), os.fsdecode(program))
+
+
+def _as_popen_reads(args: Command, options: PopenOptions) -> tuple[list[PathOrText], bytes]:
+    """The argument vector and the program that Popen would make of its arguments."""
+    command = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+    executable = options.get("executable")
+    if options.get("shell"):
+        if isinstance(args, os.PathLike):
+            raise InvalidTypeError("with shell=True, args is a str or a sequence, not a path")
+        command = [executable or "/bin/sh", "-c", *command]
+    if not command:
+        raise InvalidValueError("args is empty: it starts with the program")
+    return command, os.fsencode(executable or command[0])
+
+
+def _candidates(program: bytes, env: Mapping[str, PathOrText] | Mapping[bytes, PathOrText] | None) -> list[bytes]:
+    """The paths to try: the program itself, or where PATH has it, as Popen searches it."""
+    if os.path.dirname(program):
+        return [program]
+    # os.get_exec_path() takes bytes keys too, which its annotation does not say.
+    search = os.get_exec_path(
+        {os.fsdecode(key): os.fsdecode(value) for key, value in env.items()} if env else None
+    )
+    return [os.path.join(os.fsencode(directory), program) for directory in search]
+
+
+def _inheritable(fd: int) -> OwnedFd:
+    """Owns *fd*, above the standard streams, which the child may have other plans for."""
+    if fd > 2:
+        return OwnedFd(fd)
+    try:
+        return OwnedFd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    finally:
+        os.close(fd)
+
+
+def _open_enter() -> OwnedFd:
+    try:
+        return _inheritable(os.open(_ENTER, os.O_PATH | os.O_CLOEXEC))
+    except OSError as error:
+        number = error.errno or errno.EIO
+        hint = "memcg is not completely installed" if number == errno.ENOENT else ""
+        raise kernel_error(number, "run memcg-enter", str(_ENTER), hint, KernelError) from error
+
+
+def _inheritable_fds() -> set[int]:
+    """What a child gets with close_fds=False. Popen's own way would need ours to be inheritable here, for a
+    moment, where another thread's child might get them too and keep this call waiting."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.add(int(name))
+    return found
