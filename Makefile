@@ -23,7 +23,8 @@ check: $(VENV)/.tests $(VENV)/.checks  ## ruff, mypy, pyright --verifytypes, doc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes memcg
+	@# pyright does not follow the .pth file of an editable install.
+	PYTHONPATH=src $(BIN)/pyright --pythonpath $(abspath $(BIN))/python --ignoreexternal --verifytypes memcg
 	$(MAKE) docs
 
 docs: $(VENV)/.docs  ## the documentation, into docs/_build

@@ -382,7 +382,7 @@ def open(path: str | os.PathLike[str]) -> Cgroup:
 def _group(hierarchy: Hierarchy, cgroup_path: str) -> Cgroup:
     if hierarchy.version == 2:
         raise NotSupportedError(
-            "the memory controller is on cgroup v2 here, which this release of memcg does not handle yet; it needs "
-            "a v1 memory hierarchy (on most distributions: boot with systemd.unified_cgroup_hierarchy=0)"
+            "the memory controller is on cgroup v2 here, which this release of memcg does not handle yet; it "
+            "needs a v1 memory hierarchy (on most distributions: boot with systemd.unified_cgroup_hierarchy=0)"
         )
     return CgroupV1(Directory.find(*hierarchy.locate(cgroup_path)))

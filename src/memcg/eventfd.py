@@ -57,7 +57,7 @@ class EventFD(OwnedFd):
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK | (os.EFD_SEMAPHORE if semaphore else 0)
         with kernel_errors("create an eventfd", "eventfd"):
             super().__init__(os.eventfd(initial, flags))
-        self.semaphore = bool(semaphore)
+        self.semaphore: bool = bool(semaphore)
         self._waits: set[Epoll] = set()
 
     def try_read(self) -> int | None:
@@ -149,7 +149,7 @@ class EventFD(OwnedFd):
 
     @contextlib.contextmanager
     def _waiting(self, events: int) -> Iterator[Epoll]:
-        # Each wait has an Epoll of its own: any number of threads and tasks may wait, and no forked child shares it.
+        # Each wait has an Epoll of its own: any number of threads and tasks may wait, and no child shares it.
         fd = self.pin()
         try:
             with Epoll(type(self).__name__) as epoll:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from .errors import ClosedError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from typing_extensions import Self
 
-bookkeeping = threading.RLock()
+_lock = threading.RLock()
+bookkeeping: AbstractContextManager[object] = _lock
 """Guards the few instructions that pin, unpin and close; never held while anything blocks.
 
 One lock for all, held across every fork, so that a child never inherits it locked by a thread that it does not
@@ -34,10 +36,10 @@ _forks = 0
 def _in_child() -> None:
     global _forks
     _forks += 1
-    bookkeeping.release()
+    _lock.release()
 
 
-os.register_at_fork(before=bookkeeping.acquire, after_in_parent=bookkeeping.release, after_in_child=_in_child)
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_in_child)
 
 
 class OwnedFd:

@@ -14,7 +14,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Literal, TypedDict, Union, overload
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, overload
 
 from .errors import InvalidTypeError, InvalidValueError, KernelError, kernel_error, kernel_errors
 from .fd import OwnedFd
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from .cgroupfs.directory import Directory
 
-PathOrText = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-Command = Union[PathOrText, Sequence[PathOrText]]
-Stream = Union[None, int, IO[bytes], IO[str]]
+PathOrText: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+Command: TypeAlias = "PathOrText | Sequence[PathOrText]"
+Stream: TypeAlias = "IO[bytes] | IO[str] | int | None"
 
 _ENTER: Final = Path(__file__).with_name("memcg-enter")
 _REPORT: Final = struct.Struct("=ii")
@@ -184,27 +184,21 @@ def _start(
         child: subprocess.Popen[str] | subprocess.Popen[bytes]
         path = f"/proc/self/fd/{enter.fileno()}"
         ours: PopenOptions = {
+            **options,
             "executable": path,
             "shell": False,
             "close_fds": True,
             "pass_fds": tuple(passed),
         }
+        numbers = (procs.fileno(), status.fileno(), enter.fileno(), len(candidates))
         try:
             child = subprocess.Popen(
-                [
-                    "memcg-enter",
-                    str(procs.fileno()),
-                    str(status.fileno()),
-                    str(enter.fileno()),
-                    str(len(candidates)),
-                    *candidates,
-                    *command,
-                ],
+                ["memcg-enter", *map(str, numbers), *candidates, *command],
                 text=text,
                 encoding=encoding,
                 errors=errors,
                 universal_newlines=universal_newlines,
-                **{**options, **ours},
+                **ours,
             )
         except OSError as error:
             if error.filename == path:

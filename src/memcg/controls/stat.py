@@ -6,7 +6,6 @@ not known here are kept in ``extra``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, TypeVar, final
@@ -182,16 +181,27 @@ class NumaStatV1:
 _Stat = TypeVar("_Stat", MemoryStatV1, NumaStatV1)
 
 
-@functools.cache
-def _layout(cls: type[MemoryStatV1 | NumaStatV1]) -> tuple[frozenset[str], frozenset[str], dict[str, object]]:
-    """The names of all fields but ``extra``, the required ones, and the others with what they default to."""
-    optional = {
-        each.name: each.default_factory() if each.default_factory is not MISSING else each.default
-        for each in fields(cls)
-        if not (each.default is MISSING and each.default_factory is MISSING)
-    }
+@dataclass(frozen=True)
+class _Layout:
+    """The names of a dataclass's fields, without ``extra``, and what the optional ones default to."""
+
+    known: frozenset[str]
+    required: frozenset[str]
+    optional: Mapping[str, object]
+
+
+def _layout(cls: type[MemoryStatV1 | NumaStatV1]) -> _Layout:
+    optional: dict[str, object] = {}
+    for each in fields(cls):
+        if each.default is not MISSING:
+            optional[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            optional[each.name] = each.default_factory()
     names = frozenset(each.name for each in fields(cls))
-    return names - {"extra"}, names - optional.keys(), optional
+    return _Layout(names - {"extra"}, names - optional.keys(), optional)
+
+
+_LAYOUTS = {MemoryStatV1: _layout(MemoryStatV1), NumaStatV1: _layout(NumaStatV1)}
 
 
 def _fill(cls: type[_Stat], table: Mapping[str, object]) -> _Stat:
@@ -200,14 +210,14 @@ def _fill(cls: type[_Stat], table: Mapping[str, object]) -> _Stat:
     Straight into the instance's ``__dict__``: the ``__init__`` of a frozen dataclass sets its fields one by one
     through ``object.__setattr__``, which costs more than the kernel takes to write the file.
     """
-    known, required, optional = _layout(cls)
-    if not required <= table.keys():
-        raise KeyError(*(required - table.keys()))
+    layout = _LAYOUTS[cls]
+    if not layout.required <= table.keys():
+        raise KeyError(*(layout.required - table.keys()))
     instance = object.__new__(cls)
-    instance.__dict__.update(optional)
-    if table.keys() <= known:
+    instance.__dict__.update(layout.optional)
+    if table.keys() <= layout.known:
         instance.__dict__.update(table)
     else:
-        instance.__dict__.update((key, table[key]) for key in table.keys() & known)
-        instance.__dict__["extra"] = {key: value for key, value in table.items() if key not in known}
+        instance.__dict__.update((key, table[key]) for key in table.keys() & layout.known)
+        instance.__dict__["extra"] = {key: value for key, value in table.items() if key not in layout.known}
     return instance

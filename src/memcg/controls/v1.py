@@ -57,7 +57,7 @@ class ControlFilesV1:
     )
     """How often this very limit was hit, whether or not reclaim then helped; see `reset_failcnt`."""
     soft_limit_in_bytes: LimitFile = LimitFile("memory.soft_limit_in_bytes", since="2.6.32")
-    """What reclaim aims at when the machine is short of memory. Some kernels (6.12, 7.3) ignore what is written."""
+    """What reclaim aims at when the machine is short of memory. Some kernels (6.12, 7.3) ignore it."""
     swappiness: WritableControlFile[int, int] = WritableControlFile(
         "memory.swappiness", parse_bytes, _format_swappiness, since="2.6.29"
     )
@@ -93,7 +93,7 @@ class ControlFilesV1:
     )
     """How long the kernel waits before it kills; a patch of 2011 that was never merged."""
     pressure_level: EventSource = EventSource("memory.pressure_level", since="3.10")
-    """A source of events only; for `cgroup_event_control`, with a level such as ``"critical"`` or ``"low,local"``."""
+    """A source of events only; for `cgroup_event_control`, with a level such as ``"low,local"``."""
     cgroup_event_control: EventControlFile = EventControlFile("cgroup.event_control", since="2.6.34")
     """A method that registers an eventfd with a source of events, such as ``CgroupV1.pressure_level``."""
 

@@ -55,8 +55,8 @@ class OomSourceV1:
     def __init__(self, group: CgroupV1) -> None:
         if ControlFilesV1.cgroup_sane_behavior.exists(group):
             raise NotSupportedError(
-                f"{group.path} is the root of the hierarchy: it has no limit, and the kernel never tells of an OOM "
-                f"there; subscribe to a group below it"
+                f"{group.path} is the root of the hierarchy: it has no limit, and the kernel never tells of an "
+                f"OOM there; subscribe to a group below it"
             )
         self.group = group
         self.due: float | None = None  # when to look again though nothing is signalled
@@ -136,7 +136,7 @@ class OomSourceV1:
             self._control.unpin()
 
     def _plan(self, now: float) -> None:
-        """Decides when to look again: a kill is counted late, and a witness may hear of an OOM just before we do."""
+        """Decides when to look again: a kill is counted late, and a witness hears of an OOM before we do."""
         if self._unmatched > 0 and self._looks < len(LOOK_AGAIN):
             self.due = now + LOOK_AGAIN[self._looks]
             self._looks += 1
@@ -181,7 +181,7 @@ class OomSourceV1:
             yield group if self._sees_all else self._top_or_unknown()
 
     def _top_or_unknown(self) -> CgroupV1 | None:
-        """The highest group that can be watched, if its limit was hit since the last time; else it was one above."""
+        """The highest group that can be watched, if its limit was hit since the last time, else None."""
         with contextlib.suppress(CgroupNotFoundError):
             former, self._top_failcnt = self._top_failcnt, self._top.failcnt
             if self._top_failcnt != former:
