@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
-import uuid
 import warnings
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def temporary(
         CgroupBusyError: at the end, processes are left after 10 seconds; the message names them.
     """
     owner = os.getpid()
-    group = (parent or _default_parent()).create(name or f"memcg-{owner}-{uuid.uuid4().hex[:8]}", limit=limit)
+    group = (parent or _default_parent()).create(name or f"memcg-{owner}-{os.urandom(4).hex()}", limit=limit)
     try:
         group.oom.enable()
         yield group
@@ -78,11 +78,12 @@ def _default_parent() -> Cgroup:
     top = root()
     if not os.access(top.path, os.W_OK):
         raise kernel_error(
-            13,
+            errno.EACCES,
             "create a cgroup",
             str(top.path),
-            f"neither {own.path} nor the root of the hierarchy belongs to this user: run as root (sudo), or have "
-            f"root create a group, chown it to this user, and pass it as parent=",
+            f"neither it nor {own.path} belongs to this user: run this as root (sudo), or in a group of this user's "
+            f"own (systemd-run --user --scope -p Delegate=yes, where systemd delegates memory), or pass such a "
+            f"group as parent=",
         )
     return top
 

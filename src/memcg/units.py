@@ -4,7 +4,6 @@ import math
 import re
 import sys
 import time
-from decimal import Decimal
 from mmap import PAGESIZE
 from typing import Final
 
@@ -48,8 +47,9 @@ def parse_size(size: int | str) -> int:
                 f"1024) where wanted, such as 4096, '512M' or '1.5GiB'"
             )
         whole, fraction, suffix = match.groups(default="")
-        # Decimal is exact here, where float is not beyond 2**53.
-        value = int(Decimal(whole + fraction) * 1024 ** _POWERS[suffix.upper()]) if len(whole) < 20 else UNLIMITED
+        # In whole numbers, as float is exact only up to 2**53; and int() itself refuses thousands of digits.
+        unit, digits = 1024 ** _POWERS[suffix.upper()], fraction[1:21]
+        value = int(whole) * unit + int(digits or 0) * unit // 10 ** len(digits) if len(whole) < 20 else UNLIMITED
     else:
         raise InvalidTypeError(f"a size is an int or a str such as '512M', not {size!r}")
     if value < 0:

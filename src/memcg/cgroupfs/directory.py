@@ -7,7 +7,7 @@ are read often stay open in a small cache, where the kernel itself does that che
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import errno
 import os
 import stat
@@ -24,9 +24,10 @@ from ..errors import (
     kernel_error,
     kernel_errors,
 )
-from ..fd import OwnedFd, bookkeeping
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .mounts import Mount
 
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -184,23 +185,21 @@ class Directory:
     def read_kept(self, name: str) -> bytes:
         """As `read`, leaving the file open for the next time. For files that the kernel writes in one piece."""
         key = (self.mount.device, self.inode, name)
-        with bookkeeping:
-            file = _kept.get(key)
-            if file is not None:
-                _kept.move_to_end(key)
-                fd = file.pin()
-        if file is None:
-            file = OwnedFd(self.open_file(name, os.O_RDONLY))
-            fd = file.pin()
-            _keep(key, file)
         try:
-            return pread_whole(fd)
+            file = _kept[key]
+            _kept.move_to_end(key)
+        except KeyError:
+            file = _KeptFile(self.open_file(name, os.O_RDONLY))
+            _kept[key] = file
+            if len(_kept) > _KEPT_AT_MOST:
+                with contextlib.suppress(KeyError):  # other threads may have emptied it
+                    _kept.popitem(last=False)
+        try:
+            return pread_whole(file.fd)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 self.forget()
             raise
-        finally:
-            file.unpin()
 
     def write(self, name: str, data: bytes) -> None:
         """Writes *data* to a control file, in one write(2), as the kernel wants it."""
@@ -212,9 +211,8 @@ class Directory:
 
     def forget(self) -> None:
         """Closes the files that `read_kept` left open."""
-        with bookkeeping:
-            for key in [key for key in _kept if key[:2] == self.identity]:
-                _kept.pop(key).close()
+        for key in [key for key in tuple(_kept) if key[:2] == self.identity]:
+            _kept.pop(key, None)
 
     def join(self, name: str) -> str:
         """The relative path of a child."""
@@ -308,20 +306,18 @@ def pread_whole(fd: int) -> bytes:
     return data
 
 
-_kept: OrderedDict[tuple[int, int, str], OwnedFd] = OrderedDict()
+class _KeptFile:
+    """A file of the cache. It is closed when it has left the cache and the last reader has let go of it: a
+    reference is all that a reader needs to hold, and reading takes no lock."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
+
+
+_kept: OrderedDict[tuple[int, int, str], _KeptFile] = OrderedDict()
 _KEPT_AT_MOST = 64
-
-
-def _keep(key: tuple[int, int, str], file: OwnedFd) -> None:
-    with bookkeeping:
-        former = _kept.pop(key, None)  # another thread may have been faster
-        _kept[key] = file
-        evicted = former or (_kept.popitem(last=False)[1] if len(_kept) > _KEPT_AT_MOST else None)
-    if evicted is not None:
-        evicted.close()
-
-
-@atexit.register
-def _close_kept() -> None:
-    while _kept:
-        _kept.popitem()[1].close()

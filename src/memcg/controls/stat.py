@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, TypeVar, final
+from typing import Annotated, final
 
 from ..cgroupfs.formats import parse_flat_keyed, parse_nested_keyed
 from ..units import UNLIMITED
@@ -129,11 +129,23 @@ class MemoryStatV1(MemoryStat):
     @classmethod
     def parse(cls, data: bytes) -> MemoryStatV1:
         """From the text of the file."""
-        table: dict[str, int | None] = {**parse_flat_keyed(data)}
-        for key in ("hierarchical_memory_limit", "hierarchical_memsw_limit"):
-            if (table.get(key) or 0) >= UNLIMITED:
-                table[key] = None
-        return _fill(cls, table)
+        global _layout
+        words = data.split()
+        keys = words[::2]
+        if keys != _layout.keys:
+            _layout = _Layout.of(keys)
+        layout = _layout
+        table: dict[str, object] = dict(zip(layout.names, map(int, words[1::2]), strict=True))
+        for limit in ("hierarchical_memory_limit", "hierarchical_memsw_limit"):
+            if table.get(limit, 0) == UNLIMITED:
+                table[limit] = None
+        table["extra"] = {name: table.pop(name) for name in layout.unknown}
+        table.update(layout.absent)
+        # The __init__ of a frozen dataclass sets its 44 fields one by one through object.__setattr__, which costs
+        # more than the kernel takes to write the file.
+        stat = object.__new__(cls)
+        object.__setattr__(stat, "__dict__", table)
+        return stat
 
     @property
     def anon(self) -> Bytes:
@@ -169,55 +181,36 @@ class NumaStatV1:
     @classmethod
     def parse(cls, data: bytes) -> NumaStatV1:
         """From the text of the file."""
-        return _fill(
-            cls,
-            {
-                key: {int(node[1:]) if node else None: int(pages) for node, pages in row.items()}
-                for key, row in parse_nested_keyed(data).items()
-            },
-        )
-
-
-_Stat = TypeVar("_Stat", MemoryStatV1, NumaStatV1)
+        rows = {
+            key: {int(node[1:]) if node else None: int(pages) for node, pages in row.items()}
+            for key, row in parse_nested_keyed(data).items()
+        }
+        known = {each.name: rows.pop(each.name) for each in fields(cls) if each.name in rows}
+        return cls(**known, extra=rows)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The names of a dataclass's fields, without ``extra``, and what the optional ones default to."""
+    """The keys of this kernel's memory.stat, which are the same at each read, against `MemoryStatV1`."""
 
-    known: frozenset[str]
-    required: frozenset[str]
-    optional: Mapping[str, object]
+    keys: list[bytes]
+    names: tuple[str, ...]
+    unknown: tuple[str, ...]
+    absent: dict[str, None]
+
+    @classmethod
+    def of(cls, keys: list[bytes]) -> _Layout:
+        names = tuple(key.decode("ascii") for key in keys)
+        known = {each.name: each.default for each in fields(MemoryStatV1) if each.name != "extra"}
+        for name in known.keys() - set(names):
+            if known[name] is MISSING:
+                raise KeyError(name)
+        return cls(
+            keys,
+            names,
+            tuple(name for name in names if name not in known),
+            dict.fromkeys(known.keys() - set(names)),
+        )
 
 
-def _layout(cls: type[MemoryStatV1 | NumaStatV1]) -> _Layout:
-    optional: dict[str, object] = {}
-    for each in fields(cls):
-        if each.default is not MISSING:
-            optional[each.name] = each.default
-        elif each.default_factory is not MISSING:
-            optional[each.name] = each.default_factory()
-    names = frozenset(each.name for each in fields(cls))
-    return _Layout(names - {"extra"}, names - optional.keys(), optional)
-
-
-_LAYOUTS = {MemoryStatV1: _layout(MemoryStatV1), NumaStatV1: _layout(NumaStatV1)}
-
-
-def _fill(cls: type[_Stat], table: Mapping[str, object]) -> _Stat:
-    """An instance of *cls* from a table of its fields; what it does not know goes to ``extra``.
-
-    Straight into the instance's ``__dict__``: the ``__init__`` of a frozen dataclass sets its fields one by one
-    through ``object.__setattr__``, which costs more than the kernel takes to write the file.
-    """
-    layout = _LAYOUTS[cls]
-    if not layout.required <= table.keys():
-        raise KeyError(*(layout.required - table.keys()))
-    instance = object.__new__(cls)
-    instance.__dict__.update(layout.optional)
-    if table.keys() <= layout.known:
-        instance.__dict__.update(table)
-    else:
-        instance.__dict__.update((key, table[key]) for key in table.keys() & layout.known)
-        instance.__dict__["extra"] = {key: value for key, value in table.items() if key not in layout.known}
-    return instance
+_layout = _Layout([], (), (), {})
