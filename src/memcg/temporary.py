@@ -81,9 +81,9 @@ def _default_parent() -> Cgroup:
             errno.EACCES,
             "create a cgroup",
             str(top.path),
-            f"neither it nor {own.path} belongs to this user: run this as root (sudo), or in a group of this user's "
-            f"own (systemd-run --user --scope -p Delegate=yes, where systemd delegates memory), or pass such a "
-            f"group as parent=",
+            f"neither it nor {own.path} belongs to this user: run this as root (sudo), or in a group of this "
+            f"user's own (systemd-run --user --scope -p Delegate=yes, where systemd delegates memory), or pass "
+            f"such a group as parent=",
         )
     return top
 

@@ -30,7 +30,7 @@ WANTED = 3 * LIMIT
 STEP = 64 * MiB
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A signal asked for the end."""
 
 
@@ -43,7 +43,7 @@ def demo() -> int:
             status = _act("1. The kernel decides", stopper, take_over=False)
             print()
             finished = _act("2. This program decides", stopper, take_over=True)
-        except _Interrupted:
+        except _InterruptedError:
             print("\nInterrupted: the job was ended, and its group removed.")
             return 128 + stopper.signal
     if status == 0 or finished != 0:
@@ -149,7 +149,7 @@ class _Stopper:
     def check(self) -> None:
         """Raises if there was a signal."""
         if self.signal:
-            raise _Interrupted
+            raise _InterruptedError
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -1,0 +1,17 @@
+"""A program that uses memory: ``python -I -S hog.py MIB [stay]``.
+
+It touches that many MiB, page by page, prints "done", and ends; with "stay" it first waits for its standard input
+to be closed. Whatever happens to it, it is gone after a minute.
+"""
+
+import mmap
+import signal
+import sys
+
+signal.alarm(60)
+memory = mmap.mmap(-1, int(sys.argv[1]) << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for position in range(0, len(memory), mmap.PAGESIZE):
+    memory[position] = 1
+print("done", flush=True)
+if "stay" in sys.argv:
+    sys.stdin.read()
