@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 INPUTS := pyproject.toml setup.py build_ffi.py MANIFEST.in $(wildcard csrc/*.c csrc/*.h)
-TESTS  ?= tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -16,7 +15,7 @@ help:    ## this list
 demo: $(VENV)/.runs  ## a program runs out of memory in a real group: first left to the kernel, then taken over
 	@$(BIN)/memcg demo
 
-test: $(VENV)/.tests  ## all tests, the real OOMs included (QUICK=1 leaves out the long repetitions)
+test: $(VENV)/.tests  ## all tests, the real OOMs included (QUICK=1 leaves out the long ones, TESTS= names some)
 	$(BIN)/python -m pytest $(TESTS) $(if $(QUICK),-m "not slow")
 
 check: $(VENV)/.tests $(VENV)/.checks  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Cgroup(Spawner, ABC):
-    """A memory cgroup: `CgroupV1`, and `CgroupV2` in a later release.
+    """A memory cgroup: a `CgroupV1`, as cgroup v2 is for a later release.
 
     It is a value that names one directory, and holds nothing open. Two are equal if they name the same directory;
     a group that was removed and created again is another one, and the old `Cgroup` raises `CgroupRemovedError`
@@ -232,7 +232,7 @@ class Cgroup(Spawner, ABC):
 
 
 Counter = Literal["memory", "memsw", "kmem", "kmem.tcp"]
-"""What is counted: memory, memory with swap, kernel memory, TCP buffers."""
+"""What is counted, which is memory, memory with swap, kernel memory, or TCP buffers."""
 
 
 @final

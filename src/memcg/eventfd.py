@@ -66,7 +66,7 @@ class EventFD(OwnedFd):
         The kernel's own signals can bring the counter to 2**64 - 1, one more than `write` can.
 
         Raises:
-            ClosedError: after `close`.
+            ClosedError: after ``close``.
         """
         fd = self.pin()
         try:
@@ -112,10 +112,10 @@ class EventFD(OwnedFd):
                     return value
 
     def write(self, value: int = 1, timeout: float | None = None) -> None:
-        """Adds *value* to the counter, waiting while that would take it above `MAX_VALUE`.
+        """Adds *value* to the counter, waiting while that would take it above ``MAX_VALUE``.
 
         Args:
-            value: From 0, which wakes no one, to `MAX_VALUE`.
+            value: From 0, which wakes no one, to ``MAX_VALUE``.
             timeout: Seconds to wait at most; 0 does not wait, None waits for ever.
 
         Raises:

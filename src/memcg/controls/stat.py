@@ -61,7 +61,7 @@ class MemoryStat:
 
     @property
     def anon(self) -> Bytes:
-        """Memory of no file: heaps, stacks, private mappings; without tmpfs and shared memory."""
+        """Memory that belongs to no file, such as heaps and stacks, without tmpfs and shared memory."""
         raise NotImplementedError
 
     @property

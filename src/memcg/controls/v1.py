@@ -65,7 +65,7 @@ class ControlFilesV1:
     force_empty: CommandFile = CommandFile(
         "memory.force_empty", since="2.6.25", hints={errno.EINVAL: "the root cgroup cannot be emptied"}
     )
-    """A method: reclaims as much as possible, and returns whatever came of it."""
+    """A method that reclaims as much as possible, and returns whatever came of it."""
     stat: ControlFile[MemoryStatV1] = ControlFile("memory.stat", MemoryStatV1.parse, since="2.6.25", often=True)
     """What the memory is used for, in bytes, and counts of events."""
     numa_stat: ControlFile[NumaStatV1] = ControlFile(
@@ -154,7 +154,7 @@ class ControlFilesV1:
         since="2.6.29",
         hints={errno.EINVAL: "from Linux 5.11 on it can only be True"},
     )
-    """Whether usage counts in the ancestors too: always, from 5.11 on."""
+    """Whether usage counts in the ancestors too, which from 5.11 on it always does."""
     move_charge_at_immigrate: WritableControlFile[int, int] = WritableControlFile(
         "memory.move_charge_at_immigrate",
         parse_bytes,
@@ -162,7 +162,7 @@ class ControlFilesV1:
         since="2.6.34",
         hints={errno.EINVAL: "0 to 3, and from Linux 6.13 on only 0"},
     )
-    """Whether memory moves along with a process: a bit mask, 1 for anonymous memory and 2 for files."""
+    """Whether memory moves along with a process, as a bit mask of 1 for anonymous memory and 2 for files."""
 
     # The cgroup core.
 

@@ -28,8 +28,8 @@ class OomEvent:
     under_oom: bool
     """Whether tasks of the group were stopped at that moment; with the killer enabled, mostly already False."""
     origin: Cgroup | None
-    """The group whose limit was hit: this one, or an ancestor. None where it cannot be known: above what this
-    process can see, or in an ancestor that it may not subscribe to."""
+    """The group whose limit was hit, this one or an ancestor. None where it cannot be known, because it is above
+    what this process can see, or is an ancestor that it may not subscribe to."""
 
 
 @final
