@@ -2,8 +2,9 @@
 
 import pkgutil
 
-import memcg
 from sphinx.pycode import ModuleAnalyzer
+
+import memcg
 
 project = "memcg"
 author = "The memcg maintainers"
@@ -29,8 +30,8 @@ nitpick_ignore_regex = [
     ("py:(class|obj)", r"memcg\.(cgroupfs|controls|spawn|notify)\..*"),
 ]
 
-# Public names say that they are of the module memcg, and Sphinx looks for the docstrings of attributes where a class
-# says that it is from. So let it find there what stands in the modules that really define them.
+# Public names say that they are of the module memcg, and Sphinx looks for the docstrings of attributes where a
+# class says that it is from. So let it find there what stands in the modules that really define them.
 _public = ModuleAnalyzer.for_module("memcg")
 _public.analyze()
 for _module in pkgutil.walk_packages(memcg.__path__, "memcg."):

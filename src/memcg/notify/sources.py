@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 from ..cgroupfs.directory import pread_whole
 from ..controls.stat import OomControlV1
 from ..controls.v1 import ControlFilesV1
-from ..errors import AccessDeniedError, CgroupNotFoundError, NotSupportedError
+from ..errors import AccessDeniedError, CgroupNotFoundError, KernelError, NotSupportedError
 from ..eventfd import EventFD
 from .events import KernelKill, OomEvent, Removed
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 LOOK_AGAIN = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
 """After an OOM, the pauses between looks at the kill count, in seconds. It moves after 2 to 8 ms, without a
 notification, and later on a busy machine."""
+
+SETTLED = 7
+"""After so many looks, 127 ms, a kill that has not been counted is taken not to have happened."""
 
 REMOVAL_SIGNAL = 0.1
 """How long after a removal its signal may come, in seconds: it took 26 to 36 ms."""
@@ -48,6 +51,53 @@ class _Witness:
     signals: int = 0
 
 
+class _GroupsBelow:
+    """The groups below a group, and the kernel's kills in them.
+
+    On v1, ``oom_kill`` counts in the victim's own group only, and an OOM by a group's own limit is not signalled
+    to the groups above. So each group below is subscribed to as well, once it is seen.
+    """
+
+    def __init__(self, group: CgroupV1, event: EventFD) -> None:
+        self.event = event
+        self.unmatched = 0  # signals that may still be followed by a kill
+        self._group = group
+        self._kills: dict[CgroupV1, int] = {}
+        self._watched: set[CgroupV1] = set()
+        self._kills = self._survey()
+
+    def look(self, signals: int) -> int:
+        """How many kills there were since the last look; *signals* came meanwhile."""
+        self.unmatched += signals
+        try:
+            kills = self._survey()
+        except KernelError:  # the group was removed, or no file can be opened now: left for the next look
+            return 0
+        new = sum(count - self._kills.get(group, 0) for group, count in kills.items())
+        gone = self._watched - kills.keys()  # a removal signals too
+        self._watched -= gone
+        self._kills = kills
+        self.unmatched = max(0, self.unmatched - new - len(gone))
+        return new
+
+    def all_told(self, signals: int) -> bool:
+        """Whether, all being removed, that explains the *signals* that came since the last look."""
+        return self.unmatched == 0 and signals <= len(self._watched)
+
+    def _survey(self) -> dict[CgroupV1, int]:
+        kills: dict[CgroupV1, int] = {}
+        for group in self._group.walk():
+            if group == self._group:
+                continue
+            with contextlib.suppress(CgroupNotFoundError):
+                kills[group] = group.oom_control.oom_kill or 0
+                if group not in self._watched:
+                    with contextlib.suppress(AccessDeniedError):
+                        group.cgroup_event_control(self.event, ControlFilesV1.oom_control)
+                        self._watched.add(group)
+        return kills
+
+
 @final
 class OomSourceV1:
     """OOMs, kernel kills and the removal of one cgroup v1 group."""
@@ -59,35 +109,31 @@ class OomSourceV1:
                 f"OOM there; subscribe to a group below it"
             )
         self.group = group
-        self.due: float | None = None  # when to look again though nothing is signalled
+        self._looks = 0  # how many of LOOK_AGAIN have been taken
+        self._unmatched = 0  # signals that may still be followed by a kill
+        self._removal_due: float | None = None
+        self._signals_at_removal = self._below_at_removal = 0
         with contextlib.ExitStack() as files:
             self._control = files.enter_context(ControlFilesV1.oom_control._open(group, os.O_RDONLY))
-            self._below = files.enter_context(EventFD())  # OOMs by the limits of groups below
-            self._event = files.enter_context(EventFD())  # OOMs by this group's limit or an ancestor's
-            self._witnesses, self._sees_all = self._call_witnesses(files)
-            group.cgroup_event_control(self._event, ControlFilesV1.oom_control)
-            # Armed: whatever comes after what is read from here on is signalled.
-            self._top = self._witnesses[-1].group if self._witnesses else group
-            self._top_failcnt = 0 if self._sees_all else self._top.failcnt
+            self._event = files.enter_context(EventFD())
+            # The counts first: a kill while this is being armed is then told, if only by the look at the end.
             control = self._look()
             if control is None:
                 raise group._directory.removed_error()
             self._kills = control.oom_kill or 0
-            self._kills_below: dict[CgroupV1, int] = {}
-            self._kills_below = self._survey()
+            self._below = _GroupsBelow(group, files.enter_context(EventFD()))
+            self._witnesses, self._sees_all = self._call_witnesses(files)
+            self._top = self._witnesses[-1].group if self._witnesses else group
+            self._top_failcnt = 0 if self._sees_all else self._top.failcnt
+            group.cgroup_event_control(self._event, ControlFilesV1.oom_control)
             self._files = files.pop_all()
-        self._looks = 0  # how many of LOOK_AGAIN have been taken
-        self._unmatched = 0  # signals that may still be followed by a kill
-        self._removal_due: float | None = None
-        self._signals_at_removal = 0
+        self.due: float | None = time.monotonic()
+        """When to look though nothing is signalled."""
 
     def filenos(self) -> list[int]:
         """What to wait for."""
-        return [
-            self._event.fileno(),
-            self._below.fileno(),
-            *(witness.event.fileno() for witness in self._witnesses),
-        ]
+        events = [self._event, self._below.event, *(witness.event for witness in self._witnesses)]
+        return [event.fileno() for event in events]
 
     def close(self) -> None:
         """Ends it; the kernel drops a registration with the last file descriptor of its eventfd."""
@@ -95,33 +141,33 @@ class OomSourceV1:
 
     def collect(self, ready: list[int] | None) -> Iterator[Event]:
         """The events behind the files that are *ready*; None stands for all, for a last, thorough look."""
-        signals = self._take(self._event, ready)
+        signals = _take(self._event, ready)
         for witness in self._witnesses:
-            witness.signals += self._take(witness.event, ready)
+            witness.signals += _take(witness.event, ready)
+        below = _take(self._below.event, ready)
         control = self._look()
         now = time.monotonic()
         if control is None:
-            yield from self._removal(signals, now)
+            yield from self._removal(signals, below, now)
             return
         if signals:
+            may_kill = not control.oom_kill_disable
             for origin in self._origins(signals):
+                may_kill = may_kill or origin is not self.group
                 yield OomEvent(cgroup=self.group, time=now, under_oom=control.under_oom, origin=origin)
-                if origin is not self.group or not control.oom_kill_disable:
-                    self._looks = 0
-            if self._looks == 0:
+            if may_kill:
                 self._unmatched += signals
+                self._looks = 0
         kills = (control.oom_kill or 0) - self._kills
         self._kills += kills
-        # Groups below are looked at when there is time: at the first wake-up, every microsecond counts.
-        if not signals or ready is None:
-            kills += self._kills_below_since()
-        if kills > 0:
-            self._unmatched -= kills
+        self._unmatched = max(0, self._unmatched - kills)
+        # At the first wake-up every microsecond counts: the groups below are for the looks that follow.
+        if below or not signals or ready is None:
+            kills += self._below.look(below)
+            self._looks = 0 if below else self._looks
+        if kills:
             yield KernelKill(cgroup=self.group, time=now, count=kills)
         self._plan(now)
-
-    def _take(self, event: EventFD, ready: list[int] | None) -> int:
-        return (event.try_read() or 0) if ready is None or event.fileno() in ready else 0
 
     def _look(self) -> OomControlV1 | None:
         """``memory.oom_control`` through the file opened at the start, or None once the group is removed."""
@@ -137,18 +183,17 @@ class OomSourceV1:
 
     def _plan(self, now: float) -> None:
         """Decides when to look again: a kill is counted late, and a witness hears of an OOM before we do."""
-        if self._unmatched > 0 and self._looks < len(LOOK_AGAIN):
+        if (self._unmatched or self._below.unmatched) and self._looks < len(LOOK_AGAIN):
             self.due = now + LOOK_AGAIN[self._looks]
             self._looks += 1
-            return
-        self._unmatched = 0
-        if self.due is None and any(witness.signals for witness in self._witnesses):
+        elif self.due is None and any(witness.signals for witness in self._witnesses):
             self.due = now + LOOK_AGAIN[4]
         else:
+            self.due = None
+            self._unmatched = self._below.unmatched = 0
             # An OOM above that never reached this group began before it was subscribed to.
             for witness in self._witnesses:
                 witness.signals = 0
-            self.due = None
 
     # Whose limit was hit.
 
@@ -188,35 +233,12 @@ class OomSourceV1:
                 return self._top
         return None
 
-    # Kills in groups below: on v1, ``oom_kill`` counts in the victim's own group only.
-
-    def _kills_below_since(self) -> int:
-        """How many kills there were in the groups below since the last time."""
-        former = self._kills_below
-        try:
-            self._kills_below = self._survey()
-        except CgroupNotFoundError:  # removed just now, which the next look will find
-            return 0
-        return sum(kills - former.get(group, 0) for group, kills in self._kills_below.items())
-
-    def _survey(self) -> dict[CgroupV1, int]:
-        """The kills in each group below, so far; each that is new is subscribed to as well."""
-        kills: dict[CgroupV1, int] = {}
-        for group in self.group.walk():
-            if group == self.group:
-                continue
-            with contextlib.suppress(CgroupNotFoundError):
-                if group not in self._kills_below:
-                    with contextlib.suppress(AccessDeniedError):
-                        group.cgroup_event_control(self._below, ControlFilesV1.oom_control)
-                kills[group] = group.oom_control.oom_kill or 0
-        return kills
-
     # Removal.
 
-    def _removal(self, signals: int, now: float) -> Iterator[Event]:
+    def _removal(self, signals: int, below: int, now: float) -> Iterator[Event]:
         """The group is gone, which adds 1 to its eventfd some time later; anything above that was an OOM."""
         self._signals_at_removal += signals
+        self._below_at_removal += below
         if self._removal_due is None:
             self._removal_due = now + REMOVAL_SIGNAL
         if self._signals_at_removal < 2 and now < self._removal_due:
@@ -227,4 +249,10 @@ class OomSourceV1:
         if ooms:
             for origin in self._origins(ooms):
                 yield OomEvent(cgroup=self.group, time=now, under_oom=False, origin=origin)
-        yield Removed(cgroup=self.group, time=now, counts_final=not ooms and self._unmatched <= 0)
+        told = self._looks >= SETTLED or (not self._unmatched and self._below.all_told(self._below_at_removal))
+        yield Removed(cgroup=self.group, time=now, counts_final=told and not ooms)
+
+
+def _take(event: EventFD, ready: list[int] | None) -> int:
+    """What *event* has counted, if it is *ready*."""
+    return (event.try_read() or 0) if ready is None or event.fileno() in ready else 0
