@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -64,6 +65,7 @@ class Subscription:
             self._epoll = stack.enter_context(Epoll("subscription"))
             for fd in (self._timer.fileno(), *source.filenos()):
                 self._epoll.add(fd)
+            self._timer.set(source.due)
             self._close = stack.pop_all().close
 
     # Waiting.
@@ -141,6 +143,12 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_close") and not self.closed:
+            if not self._epoll.inherited:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "over" if self._over else "armed"
