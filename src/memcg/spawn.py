@@ -14,10 +14,10 @@ import struct
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict, overload
+from typing import IO, TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict, overload
 
 from .errors import InvalidTypeError, InvalidValueError, KernelError, kernel_error, kernel_errors
-from .fd import OwnedFd
+from .fd import OwnedFd, bookkeeping
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,10 +172,9 @@ def _start(
     candidates = _candidates(program, options.get("env"))
     with contextlib.ExitStack() as files:
         with kernel_errors("start a process in the cgroup", directory.path):
-            procs = files.enter_context(_inheritable(directory.open_file("cgroup.procs", os.O_WRONLY)))
-            reading, writing = os.pipe()
-            report = files.enter_context(OwnedFd(reading))
-            status = files.enter_context(_inheritable(writing))
+            procs = OwnedFd(_above_streams(directory.open_file("cgroup.procs", os.O_WRONLY)))
+            files.enter_context(procs)
+            report, status = map(files.enter_context, _pipe(shared=options.get("preexec_fn") is not None))
         # By descriptor, as another user= may not reach the path where memcg is installed.
         enter = files.enter_context(_open_enter())
         passed = {procs.fileno(), status.fileno(), enter.fileno(), *options.get("pass_fds", ())}
@@ -207,16 +206,20 @@ def _start(
                 ) from error
             raise
         child.args = args
-        status.close()
-        _see_through(child, report, directory.path, program)
+        _see_through(child, report, status, directory.path, program)
     return child
 
 
 def _see_through(
-    child: subprocess.Popen[str] | subprocess.Popen[bytes], report: OwnedFd, path: str, program: bytes
+    child: subprocess.Popen[str] | subprocess.Popen[bytes],
+    report: OwnedFd,
+    status: OwnedFd,
+    path: str,
+    program: bytes,
 ) -> None:
     """Waits until the child has become its program; where it could not, raises what kept it from it."""
     try:
+        status.close()
         data = os.read(report.fileno(), _REPORT.size)
     except BaseException:  # a signal handler that raised, such as Ctrl-C
         child.kill()
@@ -255,19 +258,54 @@ def _candidates(program: bytes, env: Mapping[str, PathOrText] | Mapping[bytes, P
     return [os.path.join(os.fsencode(directory), program) for directory in search]
 
 
-def _inheritable(fd: int) -> OwnedFd:
-    """Owns *fd*, above the standard streams, which the child may have other plans for."""
+def _above_streams(fd: int) -> int:
+    """*fd*, or a copy of it above the standard streams, which the child may have other plans for."""
     if fd > 2:
-        return OwnedFd(fd)
+        return fd
     try:
-        return OwnedFd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
 
 
+class _Status(OwnedFd):
+    """The writing end of the pipe that tells of success by being closed.
+
+    A child that another thread forks meanwhile must not keep it open, so it closes its copy (`_in_child`). With
+    *shared*, it stays open there: a ``preexec_fn`` makes Popen run those hooks in our own child too.
+    """
+
+    private: ClassVar[set[int]] = set()
+
+    def __init__(self, fd: int, *, shared: bool) -> None:
+        super().__init__(fd)
+        if not shared:
+            self.private.add(fd)
+
+    def _destroy(self, fd: int) -> None:
+        with bookkeeping:  # held across forks
+            self.private.discard(fd)
+            super()._destroy(fd)
+
+
+def _in_child() -> None:
+    while _Status.private:
+        os.close(_Status.private.pop())
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _pipe(*, shared: bool) -> tuple[OwnedFd, OwnedFd]:
+    """The reading end, and a `_Status`."""
+    with bookkeeping:
+        reading, writing = os.pipe()
+        return OwnedFd(reading), _Status(_above_streams(writing), shared=shared)
+
+
 def _open_enter() -> OwnedFd:
     try:
-        return _inheritable(os.open(_ENTER, os.O_PATH | os.O_CLOEXEC))
+        return OwnedFd(_above_streams(os.open(_ENTER, os.O_PATH | os.O_CLOEXEC)))
     except OSError as error:
         number = error.errno or errno.EIO
         hint = "memcg is not completely installed" if number == errno.ENOENT else ""
