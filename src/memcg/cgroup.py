@@ -11,7 +11,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-from .cgroupfs.directory import Directory
+from .cgroupfs.directory import Directory, is_encodable
 from .cgroupfs.files import ControlFile
 from .cgroupfs.formats import parse_page_size
 from .cgroupfs.mounts import Hierarchy, cgroup_path_of, memory_hierarchy
@@ -358,10 +358,10 @@ def open(path: str | os.PathLike[str]) -> Cgroup:
         CgroupNotFoundError: there is no such group.
         NotACgroupError: *path* is a directory outside the hierarchy, or a symlink is in the way.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
         raise InvalidTypeError(f"the path of a cgroup is a str or a path, not {path!r}")
-    if not text or "\0" in text or "\n" in text or ".." in text.split("/"):
+    if not text or ".." in text.split("/") or not is_encodable(text):
         raise InvalidValueError(f"{text!r} is no path of a cgroup: not empty, without '..', NUL or newline")
     hierarchy = memory_hierarchy()
     text = os.path.normpath(text)

@@ -10,10 +10,11 @@ import signal
 import warnings
 from typing import TYPE_CHECKING
 
-from .cgroup import current, root
+from .cgroup import Cgroup, current, root
 from .errors import (
     CgroupBusyError,
     CgroupNotFoundError,
+    InvalidTypeError,
     MemcgError,
     ProcessNotFoundError,
     kernel_error,
@@ -23,8 +24,6 @@ from .units import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from .cgroup import Cgroup
 
 _PATIENCE = 10.0
 """How long to wait for killed processes to be gone, in seconds."""
@@ -55,6 +54,8 @@ def temporary(
         AccessDeniedError: the caller may not create groups there; the message says what would help.
         CgroupBusyError: at the end, processes are left after 10 seconds; the message names them.
     """
+    if parent is not None and not isinstance(parent, Cgroup):
+        raise InvalidTypeError(f"parent is a Cgroup, such as memcg.open(path), not {parent!r}")
     owner = os.getpid()
     group = (parent or _default_parent()).create(name or f"memcg-{owner}-{os.urandom(4).hex()}", limit=limit)
     try:

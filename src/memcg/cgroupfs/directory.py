@@ -42,11 +42,19 @@ def check_name(name: str) -> str:
     """*name*, having refused what is not the name of one child directory."""
     if not isinstance(name, str):
         raise InvalidTypeError(f"the name of a cgroup is a str, not {name!r}")
-    if name in ("", ".", "..") or any(character in name for character in "/\0\n"):
+    if name in ("", ".", "..") or "/" in name or not is_encodable(name):
         raise InvalidValueError(f"{name!r} cannot name a cgroup: one path component, without '/', NUL or newline")
     if len(os.fsencode(name)) > 255:
         raise InvalidValueError(f"the name of a cgroup has at most 255 bytes, this one more: {name[:20]!r}...")
     return name
+
+
+def is_encodable(text: str) -> bool:
+    """Whether *text* can be in the path of a cgroup at all: the kernel allows neither NUL nor newline there."""
+    try:
+        return not {0, 10} & set(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
 
 
 def open_confined(directory: int, path: str, flags: int) -> int:
