@@ -98,11 +98,12 @@ class OwnedFd:
     def pin(self) -> int:
         """The number, which stays ours until `unpin`, whatever other threads close."""
         with bookkeeping:
+            self._pins += 1  # before the look at _fd: a signal handler may close this between any two instructions
             fd = self._fd
-            if fd == -1:
-                raise self._closed_error()
-            self._pins += 1
-            return fd
+        if fd == -1:
+            self.unpin()
+            raise self._closed_error()
+        return fd
 
     def unpin(self) -> None:
         """Ends what `pin` began."""
