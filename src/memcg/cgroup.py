@@ -26,6 +26,7 @@ from .errors import (
     NotSupportedError,
     kernel_error,
     kernel_errors,
+    shown,
 )
 from .oom.control import OomController
 from .pidfd import parse_pid
@@ -308,7 +309,7 @@ class CgroupV1(ControlFilesV1, Cgroup):
     def _reset(self, counter: Counter, file: str) -> None:
         prefixes = {"memory": "", "memsw": "memsw_", "kmem": "kmem_", "kmem.tcp": "kmem_tcp_"}
         if counter not in prefixes:
-            raise InvalidValueError(f"a counter is one of {', '.join(prefixes)}, not {counter!r}")
+            raise InvalidValueError(f"a counter is one of {', '.join(prefixes)}, not {shown(counter)}")
         control: ControlFile[int] = getattr(CgroupV1, prefixes[counter] + file)
         control._write(self, b"0")
 
@@ -360,9 +361,9 @@ def open(path: str | os.PathLike[str]) -> Cgroup:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise InvalidTypeError(f"the path of a cgroup is a str or a path, not {path!r}")
+        raise InvalidTypeError(f"the path of a cgroup is a str or a path, not {shown(path)}")
     if not text or ".." in text.split("/") or not is_encodable(text):
-        raise InvalidValueError(f"{text!r} is no path of a cgroup: not empty, without '..', NUL or newline")
+        raise InvalidValueError(f"{shown(text)} is no path of a cgroup: not empty, without '..', NUL or newline")
     hierarchy = memory_hierarchy()
     text = os.path.normpath(text)
     for mount in sorted(hierarchy.mounts, key=lambda mount: len(mount.point), reverse=True):

@@ -85,7 +85,9 @@ class Epoll(OwnedFd):
         """
         self.pin()
         try:
-            ready = self._epoll.poll(deadline.remaining(), 16)
+            ready = self._epoll.poll(_at_most_a_day(deadline), 16)
+            while not ready and not self.closed and not deadline.expired:
+                ready = self._epoll.poll(_at_most_a_day(deadline), 16)
         finally:
             self.unpin()
         if self.closed:
@@ -121,6 +123,12 @@ class Epoll(OwnedFd):
 
     def _destroy(self, fd: int) -> None:
         self._epoll.close()
+
+
+def _at_most_a_day(deadline: Deadline) -> float | None:
+    """The seconds left, as far as epoll_wait(2) can count them: in an int of milliseconds."""
+    remaining = deadline.remaining()
+    return None if remaining is None else min(remaining, 86_400)
 
 
 async def checkpoint() -> None:

@@ -114,6 +114,15 @@ class TooManyOpenFilesError(KernelError):
     """The process, or the machine, has no file descriptor left (EMFILE, ENFILE)."""
 
 
+def shown(value: object) -> str:
+    """*value* as a message can show it: short, and whatever it is (repr() refuses ints of thousands of digits)."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = f"<{type(value).__name__} that cannot be shown>"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 _CLASSES: dict[int, tuple[type[KernelError], str]] = {
     errno.ENOENT: (CgroupNotFoundError, ""),
     errno.ENODEV: (CgroupRemovedError, "the cgroup has been removed"),

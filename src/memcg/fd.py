@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from .errors import ClosedError
+from .units import check_int
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -48,16 +49,21 @@ class OwnedFd:
     Use it as a context manager, or call `close`; one that is forgotten is closed by the garbage collector, with
     a `ResourceWarning`. A forked child owns its copies of the descriptors, and closing them there changes nothing
     in the parent.
+
+    Args:
+        fd: An open file descriptor that nobody else will close.
     """
 
-    # The class attribute makes __del__ safe where __init__ failed.
+    # Also what is left after close(), and where __init__ failed.
     _fd: int = -1
+    _left_open: int = -1
+    _pins: int = 0
+    _forks: int = 0
+    _pinned_in: int = 0
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pins = 0
-        self._left_open = -1
-        self._forks = _forks
+        self._fd = check_int(fd, "a file descriptor", 0, 2**31 - 1)
+        self._forks = self._pinned_in = _forks
 
     def fileno(self) -> int:
         """The number of the file descriptor.
@@ -81,10 +87,11 @@ class OwnedFd:
         Safe while other threads use it: one that waits is woken and gets `ClosedError`.
         """
         with bookkeeping:
-            fd, self._fd = self._fd, -1
+            self._forget_pins_of_parent()
+            fd: int = self.__dict__.pop("_fd", -1)  # in one step, which no signal handler can divide
             if fd == -1:
                 return
-            if self._pins and not self.inherited:
+            if self._pins:
                 self._left_open = fd
                 self._wake()
                 return
@@ -98,7 +105,8 @@ class OwnedFd:
     def pin(self) -> int:
         """The number, which stays ours until `unpin`, whatever other threads close."""
         with bookkeeping:
-            self._pins += 1  # before the look at _fd: a signal handler may close this between any two instructions
+            self._forget_pins_of_parent()
+            self._pins += 1  # before the look at _fd: a signal handler may close this in between
             fd = self._fd
         if fd == -1:
             self.unpin()
@@ -108,11 +116,17 @@ class OwnedFd:
     def unpin(self) -> None:
         """Ends what `pin` began."""
         with bookkeeping:
-            self._pins -= 1
-            if self._pins or self._left_open == -1:
-                return
-            fd, self._left_open = self._left_open, -1
-        self._destroy(fd)
+            self._forget_pins_of_parent()
+            self._pins = max(0, self._pins - 1)
+            fd: int = -1 if self._pins else self.__dict__.pop("_left_open", -1)
+        if fd != -1:
+            self._destroy(fd)
+
+    def _forget_pins_of_parent(self) -> None:
+        """In a forked child, the threads that pinned this are gone."""
+        if self._pinned_in != _forks:
+            self._pinned_in = _forks
+            self._pins = 0
 
     def _wake(self) -> None:
         """Wakes whoever blocks on this file; called with the bookkeeping lock held."""
@@ -132,11 +146,14 @@ class OwnedFd:
         self.close()
 
     def __del__(self) -> None:
-        if self._fd != -1:
-            if not self.inherited:
+        try:
+            if self._fd != -1 and not self.inherited:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
             with contextlib.suppress(OSError):
                 self.close()
+                if self._left_open != -1:  # by a user that never came back, such as a task of a loop that ended
+                    self._destroy(self._left_open)
 
     def __repr__(self) -> str:
         state = "closed" if self._fd == -1 else f"fd={self._fd}"

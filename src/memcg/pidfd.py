@@ -8,17 +8,18 @@ import select
 import signal
 from typing import final
 
-from .errors import InvalidTypeError, InvalidValueError, kernel_errors
+from .errors import InvalidTypeError, InvalidValueError, kernel_error, kernel_errors, shown
 from .fd import OwnedFd
+from .units import check_int
 
 
 def parse_pid(pid: int) -> int:
     """*pid*, having refused what the kernel would take for another process than was meant."""
     if isinstance(pid, bool) or not isinstance(pid, int):
-        raise InvalidTypeError(f"a process is named by its PID, an int, not {pid!r}")
+        raise InvalidTypeError(f"a process is named by its PID, an int, not {shown(pid)}")
     if pid <= 0:
-        raise InvalidValueError(f"a PID is above 0, not {pid!r}; for this process, use os.getpid()")
-    return pid
+        raise InvalidValueError(f"a PID is above 0, not {shown(pid)}; for this process, use os.getpid()")
+    return check_int(pid, "a PID", 1, 2**31 - 1)
 
 
 @final
@@ -36,8 +37,16 @@ class PidFD(OwnedFd):
     """
 
     def __init__(self, pid: int) -> None:
+        parse_pid(pid)
         with kernel_errors(f"open process {pid}", f"/proc/{pid}"):
-            super().__init__(os.pidfd_open(parse_pid(pid)))
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
+                hint = "that is the ID of a thread, not of a process"
+                raise kernel_error(errno.ESRCH, f"open process {pid}", f"/proc/{pid}", hint) from error
+        super().__init__(fd)
         self.pid = pid
 
     @property
@@ -58,6 +67,8 @@ class PidFD(OwnedFd):
             ProcessNotFoundError: it has exited and was waited for.
             AccessDeniedError: the caller may not signal it.
         """
+        if check_int(number, "a signal", 0, signal.NSIG) and number not in signal.valid_signals():
+            raise InvalidValueError(f"a signal is one of signal.Signals, or 0, not {shown(number)}")
         fd = self.pin()
         try:
             with kernel_errors(

@@ -18,6 +18,7 @@ from .errors import (
     MemcgError,
     ProcessNotFoundError,
     kernel_error,
+    shown,
 )
 from .pidfd import PidFD
 from .units import Deadline
@@ -55,7 +56,7 @@ def temporary(
         CgroupBusyError: at the end, processes are left after 10 seconds; the message names them.
     """
     if parent is not None and not isinstance(parent, Cgroup):
-        raise InvalidTypeError(f"parent is a Cgroup, such as memcg.open(path), not {parent!r}")
+        raise InvalidTypeError(f"parent is a Cgroup, such as memcg.open(path), not {shown(parent)}")
     owner = os.getpid()
     group = (parent or _default_parent()).create(name or f"memcg-{owner}-{os.urandom(4).hex()}", limit=limit)
     try:

@@ -7,7 +7,7 @@ import time
 from mmap import PAGESIZE
 from typing import Final
 
-from .errors import InvalidTypeError, InvalidValueError
+from .errors import InvalidTypeError, InvalidValueError, shown
 
 KiB: Final = 1 << 10
 """1024 bytes."""
@@ -19,8 +19,22 @@ GiB: Final = 1 << 30
 UNLIMITED: Final = sys.maxsize // PAGESIZE * PAGESIZE
 """What cgroup v1 shows for "no limit": the largest number of pages that a counter holds, in bytes."""
 
-_SIZE = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?\s*(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?\s*(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, **{letter: power for power, letter in enumerate("KMGTPE", 1)}}
+
+
+def check_int(value: int, what: str, least: int, most: int, allowed: str = "") -> int:
+    """*value*, having refused what is no int, or not from *least* to *most*, which *allowed* says in words.
+
+    Raises:
+        InvalidTypeError: not an int, or a bool.
+        InvalidValueError: out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{what} is an int, not {shown(value)}")
+    if not least <= value <= most:
+        raise InvalidValueError(f"{what} is from {allowed or f'{least} to {most}'}, not {shown(value)}")
+    return value
 
 
 def parse_size(size: int | str) -> int:
@@ -43,20 +57,20 @@ def parse_size(size: int | str) -> int:
         match = _SIZE.fullmatch(size.strip())
         if match is None:
             raise InvalidValueError(
-                f"{size!r} is not a size: write bytes as a decimal number, with K, M, G, T, P or E (powers of "
-                f"1024) where wanted, such as 4096, '512M' or '1.5GiB'"
+                f"{shown(size)} is not a size: write bytes as a decimal number, with K, M, G, T, P or E (powers "
+                f"of 1024) where wanted, such as 4096, '512M' or '1.5GiB'"
             )
         whole, fraction, suffix = match.groups(default="")
         # In whole numbers, as float is exact only up to 2**53; and int() itself refuses thousands of digits.
         unit, digits = 1024 ** _POWERS[suffix.upper()], fraction[1:21]
         value = int(whole) * unit + int(digits or 0) * unit // 10 ** len(digits) if len(whole) < 20 else UNLIMITED
     else:
-        raise InvalidTypeError(f"a size is an int or a str such as '512M', not {size!r}")
+        raise InvalidTypeError(f"a size is an int or a str such as '512M', not {shown(size)}")
     if value < 0:
-        raise InvalidValueError(f"a size cannot be negative: {size!r}")
+        raise InvalidValueError(f"a size cannot be negative: {shown(size)}")
     if value >= UNLIMITED:
         raise InvalidValueError(
-            f"{size!r} is more than the kernel can count (below {UNLIMITED} bytes); for no limit, use None"
+            f"{shown(size)} is more than the kernel can count (below {UNLIMITED} bytes); for no limit, use None"
         )
     return value
 
@@ -65,6 +79,8 @@ def format_size(size: int | None) -> str:
     """*size* bytes for people: ``"512 MiB"``, ``"1.5 GiB"``, ``"4095 B"``, and ``"unlimited"`` for None."""
     if size is None:
         return "unlimited"
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise InvalidTypeError(f"a size is an int, or None for no limit, not {shown(size)}")
     power = min(max(abs(size).bit_length() - 1, 0) // 10, 6)
     value = f"{size / 1024**power:.1f}".removesuffix(".0")
     return f"{value} {'KMGTPE'[power - 1]}iB" if power else f"{size} B"
@@ -78,10 +94,15 @@ def parse_seconds(seconds: float, what: str = "timeout") -> float:
         InvalidValueError: negative, or NaN.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise InvalidTypeError(f"{what} is a number of seconds, or None for no limit, not {seconds!r}")
-    if math.isnan(seconds) or seconds < 0:
-        raise InvalidValueError(f"{what} is a number of seconds from 0 up, or None for no limit, not {seconds!r}")
-    return float(seconds)
+        raise InvalidTypeError(f"{what} is a number of seconds, or None for no limit, not {shown(seconds)}")
+    if seconds != seconds or seconds < 0:
+        raise InvalidValueError(
+            f"{what} is a number of seconds from 0 up, or None for no limit, not {shown(seconds)}"
+        )
+    try:
+        return float(seconds)
+    except OverflowError:  # an int beyond all floats
+        return math.inf
 
 
 class Deadline:

@@ -23,6 +23,7 @@ from ..errors import (
     NotACgroupError,
     kernel_error,
     kernel_errors,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ _USUAL_SIZE = 8192
 def check_name(name: str) -> str:
     """*name*, having refused what is not the name of one child directory."""
     if not isinstance(name, str):
-        raise InvalidTypeError(f"the name of a cgroup is a str, not {name!r}")
+        raise InvalidTypeError(f"the name of a cgroup is a str, not {shown(name)}")
     if name in ("", ".", "..") or "/" in name or not is_encodable(name):
-        raise InvalidValueError(f"{name!r} cannot name a cgroup: one path component, without '/', NUL or newline")
+        raise InvalidValueError(
+            f"{shown(name)} cannot name a cgroup: one path component, without '/', NUL or newline"
+        )
     if len(os.fsencode(name)) > 255:
         raise InvalidValueError(f"the name of a cgroup has at most 255 bytes, this one more: {name[:20]!r}...")
     return name
@@ -78,9 +81,9 @@ def open_stepwise(directory: int, path: str, flags: int) -> int:
     """What `open_confined` does without openat2(2)."""
     device = os.fstat(directory).st_dev
     current, parts = directory, path.split("/")
+    if ".." in parts or "" in parts:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     for position, part in enumerate(parts):
-        if part in ("", ".."):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         last = position == len(parts) - 1
         try:
             fd = os.open(part, (flags if last else _PATH_ONLY) | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)

@@ -21,6 +21,7 @@ from ..errors import (
     LimitBelowUsageError,
     MemcgError,
     kernel_error,
+    shown,
 )
 from ..fd import OwnedFd
 from .formats import format_limit, format_text, parse_limit
@@ -237,7 +238,9 @@ class EventControlFile(ControlFile[None]):
     def register(self, group: Cgroup, event: EventFD, source: ControlFile[object], arguments: str = "") -> None:
         """As `Register`, for *group*."""
         if not isinstance(source, ControlFile):
-            raise InvalidTypeError(f"a source is a control file, such as CgroupV1.oom_control, not {source!r}")
+            raise InvalidTypeError(
+                f"a source is a control file, such as CgroupV1.oom_control, not {shown(source)}"
+            )
         # The source may be closed once registered: the kernel holds on to what it stands for.
         with source._open(group, os.O_RDONLY) as control:
             number = event.pin()

@@ -5,10 +5,11 @@ Each function raises ValueError where the text is not of its format.
 
 from __future__ import annotations
 
+import os
 from mmap import PAGESIZE
 
-from ..errors import InvalidTypeError, InvalidValueError
-from ..units import UNLIMITED, parse_size
+from ..errors import InvalidTypeError, InvalidValueError, shown
+from ..units import UNLIMITED, check_int, parse_size
 
 
 def parse_bytes(data: bytes) -> int:
@@ -26,12 +27,15 @@ def parse_limit(data: bytes) -> int | None:
 
 def parse_flag(data: bytes) -> bool:
     """0 or 1."""
-    return {b"0": False, b"1": True}[data.strip()]
+    value = data.strip()
+    if value not in (b"0", b"1"):
+        raise ValueError(data)
+    return value == b"1"
 
 
 def parse_text(data: bytes) -> str:
     """One line of text."""
-    return data.rstrip(b"\n").decode("utf-8", "surrogateescape")
+    return os.fsdecode(data.rstrip(b"\n"))
 
 
 def parse_lines(data: bytes) -> tuple[int, ...]:
@@ -80,28 +84,32 @@ def parse_page_size(size: int | str) -> int:
     """`parse_size`, refusing what would be rounded down to 0 without being 0."""
     value = parse_size(size)
     if 0 < value < PAGESIZE:
-        raise InvalidValueError(f"{size!r} is less than a page of {PAGESIZE} bytes: the kernel would make it 0")
+        raise InvalidValueError(
+            f"{shown(size)} is less than a page of {PAGESIZE} bytes: the kernel would make it 0"
+        )
     return value
 
 
 def format_flag(flag: bool) -> bytes:
     """A switch."""
     if not isinstance(flag, (bool, int)) or flag not in (0, 1):
-        raise InvalidValueError(f"a switch is True or False, not {flag!r}")
+        raise InvalidValueError(f"a switch is True or False, not {shown(flag)}")
     return b"1" if flag else b"0"
 
 
 def format_int(value: int) -> bytes:
     """A number that is no size."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"an int, not {value!r}")
-    return b"%d" % value
+    return b"%d" % check_int(value, "a number", 0, 2**63 - 1)
 
 
 def format_text(text: str) -> bytes:
     """One line of text."""
     if not isinstance(text, str):
-        raise InvalidTypeError(f"a str, not {text!r}")
-    if "\n" in text or "\0" in text:
-        raise InvalidValueError(f"one line, without NUL: {text!r}")
-    return text.encode("utf-8", "surrogateescape")
+        raise InvalidTypeError(f"a str, not {shown(text)}")
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        data = b"\0"
+    if {0, 10} & set(data):
+        raise InvalidValueError(f"one line, without NUL: {shown(text)}")
+    return data

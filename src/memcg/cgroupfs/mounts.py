@@ -126,13 +126,16 @@ def parse_mountinfo(text: str) -> list[Mount]:
             raise FormatError(f"/proc/self/mountinfo: {line!r}")
         if rest[0] not in ("cgroup", "cgroup2"):
             continue
-        major, _, minor = fields[2].partition(":")
+        try:
+            major, minor = map(int, fields[2].split(":"))
+        except ValueError:
+            raise FormatError(f"/proc/self/mountinfo: {line!r}") from None
         mounts.append(
             Mount(
                 version=1 if rest[0] == "cgroup" else 2,
                 point=_unescape(fields[4]),
                 root=_unescape(fields[3]),
-                device=os.makedev(int(major), int(minor)),
+                device=os.makedev(major, minor),
                 controllers=frozenset(rest[2].split(",") if rest[0] == "cgroup" else ()),
             )
         )

@@ -4,8 +4,6 @@ Each is parsed by key: the kernel adds keys, some in the middle, and reorders th
 not known here are kept in ``extra``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, final
@@ -19,6 +17,9 @@ Count = Annotated[int, "count"]
 """A number of events since the group was created."""
 Pages = Annotated[int, "pages"]
 """A number of pages, of ``mmap.PAGESIZE`` bytes each."""
+
+
+_FLAGS = {b"0": False, b"1": True}
 
 
 @final
@@ -36,7 +37,7 @@ class OomControlV1:
     """Keys that this version of memcg does not know."""
 
     @classmethod
-    def parse(cls, data: bytes) -> OomControlV1:
+    def parse(cls, data: bytes) -> "OomControlV1":
         """From the text of the file."""
         words = data.split()
         # The three lines that nearly every kernel has, without a dict: this is read at every wake-up.
@@ -46,14 +47,10 @@ class OomControlV1:
             and words[2] == b"under_oom"
             and words[4] == b"oom_kill"
         ):
-            return cls(words[1] == b"1", words[3] == b"1", int(words[5]))
+            return cls(_FLAGS[words[1]], _FLAGS[words[3]], int(words[5]))
         table = parse_flat_keyed(data)
-        return cls(
-            bool(table.pop("oom_kill_disable")),
-            bool(table.pop("under_oom")),
-            table.pop("oom_kill", None),
-            table,
-        )
+        disable, under_oom = (_FLAGS[b"%d" % table.pop(key)] for key in ("oom_kill_disable", "under_oom"))
+        return cls(disable, under_oom, table.pop("oom_kill", None), table)
 
 
 class MemoryStat:
@@ -127,17 +124,18 @@ class MemoryStatV1(MemoryStat):
     """Keys that this version of memcg does not know."""
 
     @classmethod
-    def parse(cls, data: bytes) -> MemoryStatV1:
+    def parse(cls, data: bytes) -> "MemoryStatV1":
         """From the text of the file."""
         global _layout
         words = data.split()
         keys = words[::2]
-        if keys != _layout.keys:
-            _layout = _Layout.of(keys)
         layout = _layout
+        if layout is None or keys != layout.keys:
+            layout = _layout = _Layout.of(keys)
         table: dict[str, object] = dict(zip(layout.names, map(int, words[1::2]), strict=True))
         for limit in ("hierarchical_memory_limit", "hierarchical_memsw_limit"):
-            if table.get(limit, 0) == UNLIMITED:
+            value = table.get(limit)
+            if isinstance(value, int) and value >= UNLIMITED:
                 table[limit] = None
         table["extra"] = {name: table.pop(name) for name in layout.unknown}
         table.update(layout.absent)
@@ -179,12 +177,14 @@ class NumaStatV1:
     """Keys that this version of memcg does not know."""
 
     @classmethod
-    def parse(cls, data: bytes) -> NumaStatV1:
+    def parse(cls, data: bytes) -> "NumaStatV1":
         """From the text of the file."""
         rows = {
             key: {int(node[1:]) if node else None: int(pages) for node, pages in row.items()}
             for key, row in parse_nested_keyed(data).items()
         }
+        if not {"total", "file", "anon", "unevictable"} <= rows.keys():
+            raise ValueError(data)
         known = {each.name: rows.pop(each.name) for each in fields(cls) if each.name in rows}
         return cls(**known, extra=rows)
 
@@ -199,7 +199,7 @@ class _Layout:
     absent: dict[str, None]
 
     @classmethod
-    def of(cls, keys: list[bytes]) -> _Layout:
+    def of(cls, keys: list[bytes]) -> "_Layout":
         names = tuple(key.decode("ascii") for key in keys)
         known = {each.name: each.default for each in fields(MemoryStatV1) if each.name != "extra"}
         for name in known.keys() - set(names):
@@ -213,4 +213,4 @@ class _Layout:
         )
 
 
-_layout = _Layout([], (), (), {})
+_layout: _Layout | None = None

@@ -25,14 +25,12 @@ from ..cgroupfs.formats import (
     parse_lines,
     parse_text,
 )
-from ..errors import InvalidValueError
+from ..units import check_int
 from .stat import MemoryStatV1, NumaStatV1, OomControlV1
 
 
 def _format_swappiness(value: int) -> bytes:
-    if isinstance(value, int) and not 0 <= value <= 200:
-        raise InvalidValueError(f"swappiness is from 0 to 200 (100 before Linux 5.8), not {value!r}")
-    return format_int(value)
+    return format_int(check_int(value, "swappiness", 0, 200, "0 to 200 (100 before Linux 5.8)"))
 
 
 class ControlFilesV1:

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, final
 
 from ..epoll import Epoll, checkpoint
-from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError
+from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError, shown
 from ..pidfd import PidFD, parse_pid
 from ..timer import Timer
 from ..units import Deadline
@@ -295,7 +295,7 @@ def _open(process: Process | int) -> PidFD | None:
     if isinstance(process, int):
         pid = parse_pid(process)
     elif not isinstance(getattr(process, "pid", None), int):
-        raise InvalidTypeError(f"until() takes a Popen, a PidFD or a PID, not {process!r}")
+        raise InvalidTypeError(f"until() takes a Popen, a PidFD or a PID, not {shown(process)}")
     elif process.returncode is None:
         pid = process.pid
     else:
