@@ -308,7 +308,7 @@ class CgroupV1(ControlFilesV1, Cgroup):
 
     def _reset(self, counter: Counter, file: str) -> None:
         prefixes = {"memory": "", "memsw": "memsw_", "kmem": "kmem_", "kmem.tcp": "kmem_tcp_"}
-        if counter not in prefixes:
+        if not isinstance(counter, str) or counter not in prefixes:
             raise InvalidValueError(f"a counter is one of {', '.join(prefixes)}, not {shown(counter)}")
         control: ControlFile[int] = getattr(CgroupV1, prefixes[counter] + file)
         control._write(self, b"0")
@@ -365,7 +365,7 @@ def open(path: str | os.PathLike[str]) -> Cgroup:
     if not text or ".." in text.split("/") or not is_encodable(text):
         raise InvalidValueError(f"{shown(text)} is no path of a cgroup: not empty, without '..', NUL or newline")
     hierarchy = memory_hierarchy()
-    text = os.path.normpath(text)
+    text = os.path.normpath(text).replace("//", "/")  # which normpath() leaves at the start
     for mount in sorted(hierarchy.mounts, key=lambda mount: len(mount.point), reverse=True):
         if text == mount.point or text.startswith(mount.point.rstrip("/") + "/"):
             return _group(hierarchy, mount.cgroup_path(text[len(mount.point) :]))

@@ -170,6 +170,7 @@ def _start(
 ) -> subprocess.Popen[str] | subprocess.Popen[bytes]:
     command, program = _as_popen_reads(args, options)
     candidates = _candidates(program, options.get("env"))
+    pass_fds = options.get("pass_fds", ())
     with contextlib.ExitStack() as files:
         with kernel_errors("start a process in the cgroup", directory.path):
             procs = OwnedFd(_above_streams(directory.open_file("cgroup.procs", os.O_WRONLY)))
@@ -177,21 +178,24 @@ def _start(
             report, status = map(files.enter_context, _pipe(shared=options.get("preexec_fn") is not None))
         # By descriptor, as another user= may not reach the path where memcg is installed.
         enter = files.enter_context(_open_enter())
-        passed = {procs.fileno(), status.fileno(), enter.fileno(), *options.get("pass_fds", ())}
-        if not options.get("close_fds", True) and not options.get("pass_fds"):
+        passed = {procs.fileno(), status.fileno(), enter.fileno(), *pass_fds}
+        close_fds = options.get("close_fds", True)
+        if not close_fds and not pass_fds:
             passed |= _inheritable_fds()
-        child: subprocess.Popen[str] | subprocess.Popen[bytes]
-        path = f"/proc/self/fd/{enter.fileno()}"
+            close_fds = True
         ours: PopenOptions = {
             **options,
-            "executable": path,
+            "executable": f"/proc/self/fd/{enter.fileno()}",
             "shell": False,
-            "close_fds": True,
+            "close_fds": close_fds,
             "pass_fds": tuple(passed),
         }
         numbers = (procs.fileno(), status.fileno(), enter.fileno(), len(candidates))
+        child: subprocess.Popen[str] | subprocess.Popen[bytes]
+        child = subprocess.Popen.__new__(subprocess.Popen)  # at hand also where its __init__ raises
         try:
-            child = subprocess.Popen(
+            subprocess.Popen.__init__(
+                child,
                 ["memcg-enter", *map(str, numbers), *candidates, *command],
                 text=text,
                 encoding=encoding,
@@ -199,42 +203,35 @@ def _start(
                 universal_newlines=universal_newlines,
                 **ours,
             )
+            child.args = args
+            status.close()
+            data = os.read(report.fileno(), _REPORT.size)
         except OSError as error:
-            if error.filename == path:
-                raise kernel_error(
-                    error.errno or errno.EIO, "run memcg-enter", str(_ENTER), kind=KernelError
-                ) from error
+            if error.filename == ours["executable"]:
+                raise _explain(error.errno or errno.EIO, program) from error
             raise
-        child.args = args
-        _see_through(child, report, status, directory.path, program)
-    return child
-
-
-def _see_through(
-    child: subprocess.Popen[str] | subprocess.Popen[bytes],
-    report: OwnedFd,
-    status: OwnedFd,
-    path: str,
-    program: bytes,
-) -> None:
-    """Waits until the child has become its program; where it could not, raises what kept it from it."""
-    try:
-        status.close()
-        data = os.read(report.fileno(), _REPORT.size)
-    except BaseException:  # a signal handler that raised, such as Ctrl-C
-        child.kill()
-        with child:  # waits, and closes its pipes
+        except BaseException:  # a signal handler that raised, such as Ctrl-C
+            if getattr(child, "pid", None) is not None:
+                child.kill()
+                child.__exit__(None, None, None)  # waits, and closes its pipes
             raise
-    if not data:
-        return  # closed by exec
-    with child:
-        step, number = _REPORT.unpack(data)
-    if step == _JOIN:
-        raise kernel_error(number, "join the cgroup", path)
-    raise OSError(number, os.strerror(number), os.fsdecode(program))
+        if not data:
+            return child  # closed by exec
+        with child:
+            step, number = _REPORT.unpack(data)
+        if step == _JOIN:
+            raise kernel_error(number, "join the cgroup", directory.path)
+        raise OSError(number, os.strerror(number), program)
 
 
-def _as_popen_reads(args: Command, options: PopenOptions) -> tuple[list[PathOrText], bytes]:
+def _explain(number: int, program: PathOrText) -> OSError:
+    """Why memcg-enter could not be run: the arguments are too long for any program, or it is not there."""
+    if number == errno.E2BIG:
+        return OSError(number, os.strerror(number), program)
+    return kernel_error(number, "run memcg-enter", str(_ENTER), kind=KernelError)
+
+
+def _as_popen_reads(args: Command, options: PopenOptions) -> tuple[list[PathOrText], PathOrText]:
     """The argument vector and the program that Popen would make of its arguments."""
     command = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
     executable = options.get("executable")
@@ -244,18 +241,19 @@ def _as_popen_reads(args: Command, options: PopenOptions) -> tuple[list[PathOrTe
         command = [executable or "/bin/sh", "-c", *command]
     if not command:
         raise InvalidValueError("args is empty: it starts with the program")
-    return command, os.fsencode(executable or command[0])
+    return command, command[0] if executable is None else executable
 
 
-def _candidates(program: bytes, env: Mapping[str, PathOrText] | Mapping[bytes, PathOrText] | None) -> list[bytes]:
+def _candidates(
+    program: PathOrText, env: Mapping[str, PathOrText] | Mapping[bytes, PathOrText] | None
+) -> list[bytes]:
     """The paths to try: the program itself, or where PATH has it, as Popen searches it."""
-    if os.path.dirname(program):
-        return [program]
-    # os.get_exec_path() takes bytes keys too, which its annotation does not say.
-    search = os.get_exec_path(
-        {os.fsdecode(key): os.fsdecode(value) for key, value in env.items()} if env else None
-    )
-    return [os.path.join(os.fsencode(directory), program) for directory in search]
+    path = os.fsencode(program)
+    if os.path.dirname(path):
+        return [path]
+    # It takes keys of bytes too, which its annotation does not say.
+    search = os.get_exec_path(env)  # type: ignore[arg-type]
+    return [os.path.join(os.fsencode(directory), path) for directory in search]
 
 
 def _above_streams(fd: int) -> int:

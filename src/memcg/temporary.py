@@ -58,7 +58,9 @@ def temporary(
     if parent is not None and not isinstance(parent, Cgroup):
         raise InvalidTypeError(f"parent is a Cgroup, such as memcg.open(path), not {shown(parent)}")
     owner = os.getpid()
-    group = (parent or _default_parent()).create(name or f"memcg-{owner}-{os.urandom(4).hex()}", limit=limit)
+    group = (parent or _default_parent()).create(
+        f"memcg-{owner}-{os.urandom(4).hex()}" if name is None else name, limit=limit
+    )
     try:
         group.oom.enable()
         yield group

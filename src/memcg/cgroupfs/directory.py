@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .._ffi import lib
 from ..errors import (
+    CgroupNotFoundError,
     CgroupRemovedError,
     InvalidTypeError,
     InvalidValueError,
@@ -240,7 +241,10 @@ class Directory:
         """The directory above, or None where the mount ends."""
         if not self.relative:
             return None
-        return Directory.find(self.mount, self.relative.rpartition("/")[0])
+        try:
+            return Directory.find(self.mount, self.relative.rpartition("/")[0])
+        except CgroupNotFoundError:  # removed, and with it this one
+            raise self.removed_error() from None
 
     def children(self) -> list[str]:
         """The names of the directories in this one, sorted."""

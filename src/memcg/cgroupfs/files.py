@@ -23,6 +23,7 @@ from ..errors import (
     kernel_error,
     shown,
 )
+from ..eventfd import EventFD
 from ..fd import OwnedFd
 from .formats import format_limit, format_text, parse_limit
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..cgroup import Cgroup
-    from ..eventfd import EventFD
+    from .directory import Directory
 
 Read = TypeVar("Read", covariant=True)
 Written = TypeVar("Written", contravariant=True)
@@ -81,7 +82,7 @@ class ControlFile(Generic[Read]):
 
     def read(self, group: Cgroup) -> Read:
         """The file's value in *group*."""
-        directory = group._directory
+        directory = _directory_of(group)
         try:
             data = directory.read_kept(self.name) if self._often else directory.read(self.name)
         except MemcgError:
@@ -103,7 +104,7 @@ class ControlFile(Generic[Read]):
 
     def _open(self, group: Cgroup, flags: int) -> OwnedFd:
         try:
-            return OwnedFd(group._directory.open_file(self.name, flags))
+            return OwnedFd(_directory_of(group).open_file(self.name, flags))
         except MemcgError:
             raise
         except OSError as error:
@@ -111,7 +112,7 @@ class ControlFile(Generic[Read]):
 
     def _write(self, group: Cgroup, data: bytes) -> None:
         try:
-            group._directory.write(self.name, data)
+            _directory_of(group).write(self.name, data)
         except MemcgError:
             raise
         except OSError as error:
@@ -132,6 +133,13 @@ class ControlFile(Generic[Read]):
 
     def __repr__(self) -> str:
         return f"<ControlFile {self.name}>"
+
+
+def _directory_of(group: Cgroup) -> Directory:
+    try:
+        return group._directory
+    except AttributeError:
+        raise InvalidTypeError(f"a control file is asked of a Cgroup, not {shown(group)}") from None
 
 
 class WritableControlFile(ControlFile[Read], Generic[Read, Written]):
@@ -237,6 +245,8 @@ class EventControlFile(ControlFile[None]):
 
     def register(self, group: Cgroup, event: EventFD, source: ControlFile[object], arguments: str = "") -> None:
         """As `Register`, for *group*."""
+        if not isinstance(event, EventFD):
+            raise InvalidTypeError(f"what is signalled is an EventFD, not {shown(event)}")
         if not isinstance(source, ControlFile):
             raise InvalidTypeError(
                 f"a source is a control file, such as CgroupV1.oom_control, not {shown(source)}"

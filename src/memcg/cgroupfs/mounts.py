@@ -163,7 +163,7 @@ def _memory_is_on_v1(proc_cgroup: str) -> bool:
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part]
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _unescape(field: str) -> str:

@@ -28,4 +28,6 @@ def main() -> int:
     except MemcgError as error:
         print(f"memcg: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return status

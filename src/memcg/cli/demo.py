@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ClosedError
 from ..notify.events import KernelKill, OomEvent, Removed
 from ..temporary import temporary
 from ..units import MiB, format_size
@@ -30,20 +31,20 @@ WANTED = 3 * LIMIT
 STEP = 64 * MiB
 
 
-class _InterruptedError(Exception):
-    """A signal asked for the end."""
-
-
 def demo() -> int:
     """Runs both acts, and returns the exit status."""
-    print(f"A job that needs {format_size(WANTED)} runs in a memory cgroup with a limit of {format_size(LIMIT)},")
-    print(f"twice, on Linux {platform.release()}. Times are counted from the moment the job stalls.\n")
     with _Stopper() as stopper:
+        print(
+            f"A job that needs {format_size(WANTED)} runs in a memory cgroup with a limit of {format_size(LIMIT)},"
+        )
+        print(f"on Linux {platform.release()}. Times are counted from the moment the job stalls.\n")
         try:
             status = _act("1. The kernel decides", stopper, take_over=False)
             print()
             finished = _act("2. This program decides", stopper, take_over=True)
-        except _InterruptedError:
+        except ClosedError:
+            if not stopper.signal:
+                raise
             print("\nInterrupted: the job was ended, and its group removed.")
             return 128 + stopper.signal
     if status == 0 or finished != 0:
@@ -147,9 +148,9 @@ class _Stopper:
             self._events = None
 
     def check(self) -> None:
-        """Raises if there was a signal."""
+        """Raises `ClosedError`, as the events do that a signal has closed, if there was a signal."""
         if self.signal:
-            raise _InterruptedError
+            raise ClosedError
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -124,7 +124,8 @@ class OomSourceV1:
             self._below = _GroupsBelow(group, files.enter_context(EventFD()))
             self._witnesses, self._sees_all = self._call_witnesses(files)
             self._top = self._witnesses[-1].group if self._witnesses else group
-            self._top_failcnt = 0 if self._sees_all else self._top.failcnt
+            self._top_failcnt = 0
+            self._remember_top()
             group.cgroup_event_control(self._event, ControlFilesV1.oom_control)
             self._files = files.pop_all()
         self.due: float | None = time.monotonic()
@@ -157,14 +158,16 @@ class OomSourceV1:
                 yield OomEvent(cgroup=self.group, time=now, under_oom=control.under_oom, origin=origin)
             if may_kill:
                 self._unmatched += signals
-                self._looks = 0
+                self._start_looking()
         kills = (control.oom_kill or 0) - self._kills
         self._kills += kills
         self._unmatched = max(0, self._unmatched - kills)
         # At the first wake-up every microsecond counts: the groups below are for the looks that follow.
         if below or not signals or ready is None:
+            self._remember_top()
             kills += self._below.look(below)
-            self._looks = 0 if below else self._looks
+            if below:
+                self._start_looking()
         if kills:
             yield KernelKill(cgroup=self.group, time=now, count=kills)
         self._plan(now)
@@ -181,8 +184,13 @@ class OomSourceV1:
         finally:
             self._control.unpin()
 
+    def _start_looking(self) -> None:
+        self._looks, self.due = 0, None
+
     def _plan(self, now: float) -> None:
         """Decides when to look again: a kill is counted late, and a witness hears of an OOM before we do."""
+        if self.due is not None and now < self.due:
+            return  # somebody looked earlier, which does not count
         if (self._unmatched or self._below.unmatched) and self._looks < len(LOOK_AGAIN):
             self.due = now + LOOK_AGAIN[self._looks]
             self._looks += 1
@@ -226,12 +234,18 @@ class OomSourceV1:
             yield group if self._sees_all else self._top_or_unknown()
 
     def _top_or_unknown(self) -> CgroupV1 | None:
-        """The highest group that can be watched, if its limit was hit since the last time, else None."""
+        """The highest group that can be watched, if its limit was hit since the last look, else None."""
         with contextlib.suppress(CgroupNotFoundError):
             former, self._top_failcnt = self._top_failcnt, self._top.failcnt
-            if self._top_failcnt != former:
+            if self._top_failcnt != former and self._top.limit is not None:
                 return self._top
         return None
+
+    def _remember_top(self) -> None:
+        """For `_top_or_unknown`: a victim may go on hitting the limit for a moment after its OOM was told."""
+        if not self._sees_all:
+            with contextlib.suppress(CgroupNotFoundError):
+                self._top_failcnt = self._top.failcnt
 
     # Removal.
 
@@ -241,10 +255,13 @@ class OomSourceV1:
         self._below_at_removal += below
         if self._removal_due is None:
             self._removal_due = now + REMOVAL_SIGNAL
-        if self._signals_at_removal < 2 and now < self._removal_due:
+        gone = [witness for witness in self._witnesses if not witness.group.exists]
+        if (self._signals_at_removal < 2 or gone) and now < self._removal_due:
             self.due = self._removal_due
             return
         self.due = None
+        for witness in gone:
+            witness.signals -= min(1, witness.signals)
         ooms = max(0, self._signals_at_removal - 1)
         if ooms:
             for origin in self._origins(ooms):

@@ -252,6 +252,7 @@ class Until:
         self._subscription = subscription
         self._ours: PidFD | None = None
         if isinstance(process, PidFD):
+            process.fileno()  # raises where it is closed
             self._process: PidFD | None = process
         else:
             self._process = self._ours = _open(process)
