@@ -7,11 +7,9 @@ are read often stay open in a small cache, where the kernel itself does that che
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +24,7 @@ from ..errors import (
     kernel_errors,
     shown,
 )
+from ..fd import bookkeeping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,15 +196,10 @@ class Directory:
     def read_kept(self, name: str) -> bytes:
         """As `read`, leaving the file open for the next time. For files that the kernel writes in one piece."""
         key = (self.mount.device, self.inode, name)
-        try:
-            file = _kept[key]
-            _kept.move_to_end(key)
-        except KeyError:
+        file = _kept.get(key)
+        if file is None:
             file = _KeptFile(self.open_file(name, os.O_RDONLY))
-            _kept[key] = file
-            if len(_kept) > _KEPT_AT_MOST:
-                with contextlib.suppress(KeyError):  # other threads may have emptied it
-                    _kept.popitem(last=False)
+            _keep(key, file)
         try:
             return pread_whole(file.fd)
         except OSError as error:
@@ -223,8 +217,9 @@ class Directory:
 
     def forget(self) -> None:
         """Closes the files that `read_kept` left open."""
-        for key in [key for key in tuple(_kept) if key[:2] == self.identity]:
-            _kept.pop(key, None)
+        with bookkeeping:
+            gone = [_kept.pop(key) for key in tuple(_kept) if key[:2] == self.identity]
+        gone.clear()
 
     def join(self, name: str) -> str:
         """The relative path of a child."""
@@ -334,5 +329,15 @@ class _KeptFile:
         close(self.fd)
 
 
-_kept: OrderedDict[tuple[int, int, str], _KeptFile] = OrderedDict()
+_kept: dict[tuple[int, int, str], _KeptFile] = {}
 _KEPT_AT_MOST = 64
+
+
+def _keep(key: tuple[int, int, str], file: _KeptFile) -> None:
+    """Puts *file* into the cache, and the oldest out of it. What leaves is closed after the dict is as it shall
+    be: closing lets other threads run."""
+    with bookkeeping:
+        former = _kept.pop(key, None)
+        _kept[key] = file
+        oldest = _kept.pop(next(iter(_kept))) if len(_kept) > _KEPT_AT_MOST else None
+    del former, oldest
