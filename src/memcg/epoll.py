@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, final
 
 from .errors import BusyError, ClosedError, kernel_errors
 from .fd import OwnedFd, bookkeeping
+from .units import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .units import Deadline
+    from collections.abc import Callable, Iterator
 
 READABLE = select.EPOLLIN
 WRITABLE_AGAIN = select.EPOLLOUT | select.EPOLLET
@@ -40,14 +39,16 @@ class Epoll(OwnedFd):
 
     Args:
         owner: What the waiters know it as, for the messages.
+        after: What to do once it is really closed, and nobody waits or has it pinned.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, after: Callable[[], None] = lambda: None) -> None:
         with kernel_errors("create an epoll file", "epoll"):
             _always_readable()
             self._epoll = select.epoll()
         super().__init__(self._epoll.fileno())
         self._owner = owner
+        self._after = after
 
     def add(self, fd: int, events: int = READABLE) -> None:
         """Waits for *fd* too, from now on."""
@@ -55,25 +56,17 @@ class Epoll(OwnedFd):
             self._epoll.register(fd, events)
 
     @contextlib.contextmanager
-    def also(self, file: OwnedFd) -> Iterator[None]:
-        """Waits for *file* too, within the body."""
+    def also(self, file: OwnedFd) -> Iterator[int]:
+        """Waits for *file* too, within the body, which has its number."""
         fd = file.pin()
         try:
             self.add(fd)
             try:
-                yield
+                yield fd
             finally:
-                with contextlib.suppress(ClosedError):
-                    self._remove(fd)
+                self._epoll.unregister(fd)
         finally:
             file.unpin()
-
-    def _remove(self, fd: int) -> None:
-        self.pin()
-        try:
-            self._epoll.unregister(fd)
-        finally:
-            self.unpin()
 
     def wait(self, deadline: Deadline) -> list[int]:
         """Blocks until files are ready, and returns them; an empty list when the time is up.
@@ -85,14 +78,20 @@ class Epoll(OwnedFd):
         """
         self.pin()
         try:
-            ready = self._epoll.poll(_at_most_a_day(deadline), 16)
-            while not ready and not self.closed and not deadline.expired:
-                ready = self._epoll.poll(_at_most_a_day(deadline), 16)
+            return self.wait_pinned(deadline)
         finally:
             self.unpin()
-        if self.closed:
-            raise self._closed_error()
-        return [fd for fd, _ in ready]
+
+    def wait_pinned(self, deadline: Deadline) -> list[int]:
+        """As `wait`, for one who has it pinned for longer."""
+        while True:
+            remaining = deadline.remaining()
+            # epoll_wait(2) counts in an int of milliseconds, some 24 days.
+            ready = self._epoll.poll(None if remaining is None else min(remaining, 86_400), 16)
+            if self._fd == -1:
+                raise self._closed_error()
+            if ready or deadline.expired:
+                return [fd for fd, _ in ready]
 
     async def wait_async(self) -> list[int]:
         """As `wait` without a deadline, on the running asyncio or trio event loop.
@@ -106,14 +105,11 @@ class Epoll(OwnedFd):
         fd = self.pin()
         try:
             await anyio.wait_readable(fd)
-            ready = self._epoll.poll(0, 16)
+            return self.wait_pinned(Deadline(0))
         except anyio.BusyResourceError as error:
             raise BusyError("another task is waiting here already") from error
         finally:
             self.unpin()
-        if self.closed:
-            raise self._closed_error()
-        return [fd for fd, _ in ready]
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"this {self._owner} is closed")
@@ -123,12 +119,7 @@ class Epoll(OwnedFd):
 
     def _destroy(self, fd: int) -> None:
         self._epoll.close()
-
-
-def _at_most_a_day(deadline: Deadline) -> float | None:
-    """The seconds left, as far as epoll_wait(2) can count them: in an int of milliseconds."""
-    remaining = deadline.remaining()
-    return None if remaining is None else min(remaining, 86_400)
+        self._after()
 
 
 async def checkpoint() -> None:

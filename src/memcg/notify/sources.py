@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from ..cgroupfs.directory import pread_whole
 from ..controls.stat import OomControlV1
 from ..controls.v1 import ControlFilesV1
 from ..errors import AccessDeniedError, CgroupNotFoundError, KernelError, NotSupportedError
@@ -22,8 +21,6 @@ from ..eventfd import EventFD
 from .events import KernelKill, OomEvent, Removed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..cgroup import CgroupV1
     from .events import Event
 
@@ -113,9 +110,13 @@ class OomSourceV1:
         self._unmatched = 0  # signals that may still be followed by a kill
         self._removal_due: float | None = None
         self._signals_at_removal = self._below_at_removal = 0
+        self._heard_above = False  # whether a witness has signals that this group has not had yet
+        self._text, self._parsed = b"", OomControlV1(False, False)
         with contextlib.ExitStack() as files:
             self._control = files.enter_context(ControlFilesV1.oom_control._open(group, os.O_RDONLY))
+            self._control_fd = self._control.fileno()
             self._event = files.enter_context(EventFD())
+            self._event_fd = self._event.fileno()
             # The counts first: a kill while this is being armed is then told, if only by the look at the end.
             control = self._look()
             if control is None:
@@ -140,49 +141,65 @@ class OomSourceV1:
         """Ends it; the kernel drops a registration with the last file descriptor of its eventfd."""
         self._files.close()
 
-    def collect(self, ready: list[int] | None) -> Iterator[Event]:
-        """The events behind the files that are *ready*; None stands for all, for a last, thorough look."""
-        signals = _take(self._event, ready)
-        for witness in self._witnesses:
-            witness.signals += _take(witness.event, ready)
-        below = _take(self._below.event, ready)
+    def collect(self, ready: list[int] | None) -> list[Event]:
+        """The events behind the files that are *ready*; None stands for all, for a last, thorough look.
+
+        A handler waits for what this returns, so the usual case, one OOM by this group's own limit, comes first
+        and is kept short.
+        """
+        signals = _drain(self._event_fd) if ready is None or self._event_fd in ready else 0
+        below = 0
+        if ready is None or len(ready) > 1 or not signals:
+            below = self._take_others(ready)
         control = self._look()
         now = time.monotonic()
         if control is None:
-            yield from self._removal(signals, below, now)
-            return
+            return self._removal(signals, below, now)
+        events: list[Event] = []
         if signals:
-            may_kill = not control.oom_kill_disable
+            under_oom, may_kill = control.under_oom, not control.oom_kill_disable
             for origin in self._origins(signals):
                 may_kill = may_kill or origin is not self.group
-                yield OomEvent(cgroup=self.group, time=now, under_oom=control.under_oom, origin=origin)
+                events.append(OomEvent(cgroup=self.group, time=now, under_oom=under_oom, origin=origin))
             if may_kill:
                 self._unmatched += signals
                 self._start_looking()
         kills = (control.oom_kill or 0) - self._kills
-        self._kills += kills
-        self._unmatched = max(0, self._unmatched - kills)
-        # At the first wake-up every microsecond counts: the groups below are for the looks that follow.
+        if kills:
+            self._kills += kills
+            self._unmatched = max(0, self._unmatched - kills)
+        # The groups below are for the looks that follow.
         if below or not signals or ready is None:
             self._remember_top()
             kills += self._below.look(below)
             if below:
                 self._start_looking()
         if kills:
-            yield KernelKill(cgroup=self.group, time=now, count=kills)
+            events.append(KernelKill(cgroup=self.group, time=now, count=kills))
         self._plan(now)
+        return events
+
+    def _take_others(self, ready: list[int] | None) -> int:
+        """Takes the signals of the witnesses, and returns those from below."""
+        for witness in self._witnesses:
+            fd = witness.event.fileno()
+            if ready is None or fd in ready:
+                witness.signals += _drain(fd)
+                self._heard_above = self._heard_above or witness.signals > 0
+        fd = self._below.event.fileno()
+        return _drain(fd) if ready is None or fd in ready else 0
 
     def _look(self) -> OomControlV1 | None:
         """``memory.oom_control`` through the file opened at the start, or None once the group is removed."""
-        fd = self._control.pin()
         try:
-            return OomControlV1.parse(pread_whole(fd))
+            text = os.pread(self._control_fd, 4096, 0)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             return None
-        finally:
-            self._control.unpin()
+        if text != self._text:  # mostly it reads as it did the last time
+            self._text, self._parsed = text, OomControlV1.parse(text)
+        return self._parsed
 
     def _start_looking(self) -> None:
         self._looks, self.due = 0, None
@@ -194,14 +211,16 @@ class OomSourceV1:
         if (self._unmatched or self._below.unmatched) and self._looks < len(LOOK_AGAIN):
             self.due = now + LOOK_AGAIN[self._looks]
             self._looks += 1
-        elif self.due is None and any(witness.signals for witness in self._witnesses):
+        elif self.due is None and self._heard_above:
             self.due = now + LOOK_AGAIN[4]
         else:
             self.due = None
             self._unmatched = self._below.unmatched = 0
-            # An OOM above that never reached this group began before it was subscribed to.
-            for witness in self._witnesses:
-                witness.signals = 0
+            if self._heard_above:
+                # An OOM above that never reached this group began before it was subscribed to.
+                for witness in self._witnesses:
+                    witness.signals = 0
+                self._heard_above = False
 
     # Whose limit was hit.
 
@@ -221,17 +240,22 @@ class OomSourceV1:
             ancestor = ancestor.parent
         return witnesses, False
 
-    def _origins(self, signals: int) -> Iterator[CgroupV1 | None]:
+    def _origins(self, signals: int) -> list[CgroupV1 | None]:
         """The groups whose limits led to that many *signals*, each once, this group first."""
+        if not self._heard_above and self._sees_all:
+            return [self.group]
+        origins: list[CgroupV1 | None] = []
         group = self.group
         for witness in self._witnesses:
             shared = min(signals, witness.signals)
             if signals > shared:
-                yield group
+                origins.append(group)
             witness.signals -= shared
             signals, group = shared, witness.group
         if signals:
-            yield group if self._sees_all else self._top_or_unknown()
+            origins.append(group if self._sees_all else self._top_or_unknown())
+        self._heard_above = any(witness.signals for witness in self._witnesses)
+        return origins
 
     def _top_or_unknown(self) -> CgroupV1 | None:
         """The highest group that can be watched, if its limit was hit since the last look, else None."""
@@ -249,7 +273,7 @@ class OomSourceV1:
 
     # Removal.
 
-    def _removal(self, signals: int, below: int, now: float) -> Iterator[Event]:
+    def _removal(self, signals: int, below: int, now: float) -> list[Event]:
         """The group is gone, which adds 1 to its eventfd some time later; anything above that was an OOM."""
         self._signals_at_removal += signals
         self._below_at_removal += below
@@ -258,18 +282,23 @@ class OomSourceV1:
         gone = [witness for witness in self._witnesses if not witness.group.exists]
         if (self._signals_at_removal < 2 or gone) and now < self._removal_due:
             self.due = self._removal_due
-            return
+            return []
         self.due = None
         for witness in gone:
             witness.signals -= min(1, witness.signals)
         ooms = max(0, self._signals_at_removal - 1)
-        if ooms:
-            for origin in self._origins(ooms):
-                yield OomEvent(cgroup=self.group, time=now, under_oom=False, origin=origin)
+        events: list[Event] = [
+            OomEvent(cgroup=self.group, time=now, under_oom=False, origin=origin)
+            for origin in (self._origins(ooms) if ooms else [])
+        ]
         told = self._looks >= SETTLED or (not self._unmatched and self._below.all_told(self._below_at_removal))
-        yield Removed(cgroup=self.group, time=now, counts_final=told and not ooms)
+        events.append(Removed(cgroup=self.group, time=now, counts_final=told and not ooms))
+        return events
 
 
-def _take(event: EventFD, ready: list[int] | None) -> int:
-    """What *event* has counted, if it is *ready*."""
-    return (event.try_read() or 0) if ready is None or event.fileno() in ready else 0
+def _drain(fd: int) -> int:
+    """What a non-blocking eventfd has counted. The subscription, which has it pinned, keeps it open."""
+    try:
+        return os.eventfd_read(fd)
+    except BlockingIOError:
+        return 0

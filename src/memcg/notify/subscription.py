@@ -16,7 +16,6 @@ from ..units import Deadline
 from .events import Removed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -62,11 +61,15 @@ class Subscription:
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
             self._timer = stack.enter_context(Timer())
-            self._epoll = stack.enter_context(Epoll("subscription"))
+            # While it is pinned, all of these stay open; so it alone is pinned.
+            self._epoll = Epoll("subscription", after=stack.pop_all().close)
+        try:
             for fd in (self._timer.fileno(), *source.filenos()):
                 self._epoll.add(fd)
             self._timer.set(source.due)
-            self._close = stack.pop_all().close
+        except BaseException:
+            self._epoll.close()
+            raise
 
     # Waiting.
 
@@ -117,7 +120,7 @@ class Subscription:
 
     def close(self) -> None:
         """Ends the subscription; a second call does nothing. Events that nobody took are dropped."""
-        self._close()
+        self._epoll.close()
 
     @property
     def closed(self) -> bool:
@@ -145,7 +148,7 @@ class Subscription:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_close") and not self.closed:
+        if hasattr(self, "_epoll") and not self.closed:
             if not self._epoll.inherited:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
@@ -158,29 +161,45 @@ class Subscription:
 
     def _next(self, deadline: Deadline, process: PidFD | None) -> Event | None:
         """The next event, or None when the time is up or *process* has exited, and a last look found nothing."""
-        with self._my_turn(process):
-            while not self._pending:
-                self._check_usable()
-                ready = self._epoll.wait(deadline)
-                self._collect(ready)
-                if not ready or self._has_exited(process, ready):
-                    self._collect(None)
-                    break
-            return self._pending.popleft() if self._pending else None
+        self._take_turn()
+        try:
+            if process is None:
+                return self._wait(deadline, -1)
+            with self._epoll.also(process) as fd:
+                return self._wait(deadline, fd)
+        finally:
+            self._end_turn()
+
+    def _wait(self, deadline: Deadline, process: int) -> Event | None:
+        while not self._pending:
+            ready = self._epoll.wait_pinned(deadline)
+            self._collect(ready)
+            if not ready or process in ready:
+                self._collect(None)
+                break
+        return self._pending.popleft() if self._pending else None
 
     async def _anext(self, process: PidFD | None) -> Event | None:
         """As `_next`, without a deadline."""
-        with self._my_turn(process):
+        self._take_turn()
+        try:
             if self._pending:
                 await checkpoint()
-            while not self._pending:
-                self._check_usable()
-                ready = await self._epoll.wait_async()
-                self._collect(ready)
-                if self._has_exited(process, ready):
-                    self._collect(None)
-                    break
-            return self._pending.popleft() if self._pending else None
+            if process is None:
+                return await self._wait_async(-1)
+            with self._epoll.also(process) as fd:
+                return await self._wait_async(fd)
+        finally:
+            self._end_turn()
+
+    async def _wait_async(self, process: int) -> Event | None:
+        while not self._pending:
+            ready = await self._epoll.wait_async()
+            self._collect(ready)
+            if process in ready:
+                self._collect(None)
+                break
+        return self._pending.popleft() if self._pending else None
 
     def _iterate(self, deadline: Deadline, process: PidFD | None) -> Event:
         """As `_next`, where the end is the end of an iteration."""
@@ -200,24 +219,20 @@ class Subscription:
                     return event
         raise StopAsyncIteration
 
-    @contextlib.contextmanager
-    def _my_turn(self, process: PidFD | None) -> Iterator[None]:
-        """Keeps other waiters out, and waits for *process* too meanwhile."""
-        self._check_usable(even_over=True)
+    def _take_turn(self) -> None:
+        """Keeps other waiters out, and all files open, until `_end_turn`."""
+        self._check_usable(even_over=bool(self._pending))
         if not self._turn.acquire(blocking=False):
             raise BusyError("another thread or task is waiting for events here already")
         try:
-            if process is None:
-                yield
-            else:
-                with self._epoll.also(process):
-                    yield
-        finally:
+            self._epoll.pin()
+        except BaseException:
             self._turn.release()
+            raise
 
-    @staticmethod
-    def _has_exited(process: PidFD | None, ready: list[int]) -> bool:
-        return process is not None and process.fileno() in ready
+    def _end_turn(self) -> None:
+        self._turn.release()
+        self._epoll.unpin()
 
     def _check_usable(self, even_over: bool = False) -> None:
         if self._epoll.inherited:
