@@ -27,10 +27,8 @@ class BuildExt(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         if isinstance(self.ext_map.get(fullname), Executable):
             return os.path.join(*fullname.split("."))
-        return super().get_ext_filename(fullname)
-
-    def get_export_symbols(self, ext: Extension) -> list[str]:
-        return [] if isinstance(ext, Executable) else super().get_export_symbols(ext)
+        name: str = super().get_ext_filename(fullname)  # type: ignore[no-untyped-call]
+        return name
 
     def build_extension(self, ext: Extension) -> None:
         ext.extra_compile_args += WARNINGS

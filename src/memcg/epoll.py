@@ -58,15 +58,18 @@ class Epoll(OwnedFd):
     @contextlib.contextmanager
     def also(self, file: OwnedFd) -> Iterator[int]:
         """Waits for *file* too, within the body, which has its number."""
-        fd = file.pin()
+        self.pin()
         try:
-            self.add(fd)
+            fd = file.pin()
             try:
+                self.add(fd)
                 yield fd
             finally:
-                self._epoll.unregister(fd)
+                with contextlib.suppress(FileNotFoundError):  # where add() has failed
+                    self._epoll.unregister(fd)
+                file.unpin()
         finally:
-            file.unpin()
+            self.unpin()
 
     def wait(self, deadline: Deadline) -> list[int]:
         """Blocks until files are ready, and returns them; an empty list when the time is up.
