@@ -5,8 +5,9 @@
  *
  * PROCS, STATUS and SELF are inherited file descriptors: the group's cgroup.procs opened for writing, the
  * writing end of a pipe, and this program. The N CANDIDATEs are the paths to try in turn, as a search along
- * PATH found them. Success is told by STATUS closing at exec, failure by two native ints on it: which step
- * (JOIN or EXEC), and its errno.
+ * PATH found them. STATUS gets pairs of native ints: first STARTED and this process's PID, by which a parent
+ * finds a child that a signal handler tore it away from; then, on failure, the step (JOIN or EXEC) and its
+ * errno. Success is told by STATUS closing at exec.
  *
  * A child cannot do this in Python between fork and exec: that runs an interpreter in a copy of a process
  * whose other threads, and the locks that they held, are gone.
@@ -18,15 +19,20 @@
 
 extern char **environ;
 
-enum step { JOIN = 1, EXEC = 2 };
+enum step { STARTED = 0, JOIN = 1, EXEC = 2 };
 
-static void fail(int status, enum step step, int error)
+static void tell(int status, enum step step, int number)
 {
-    int report[2] = {step, error};
+    int report[2] = {step, number};
     ssize_t written;
     do
         written = write(status, report, sizeof report);
     while (written < 0 && errno == EINTR);
+}
+
+static void fail(int status, enum step step, int error)
+{
+    tell(status, step, error);
     _exit(127);
 }
 
@@ -39,6 +45,7 @@ int main(int argc, char **argv)
     if (candidates < 1 || arguments >= argv + argc)
         _exit(126);
 
+    tell(status, STARTED, (int)getpid());
     if (fcntl(procs, F_SETFD, FD_CLOEXEC) < 0 || fcntl(status, F_SETFD, FD_CLOEXEC) < 0 ||
         fcntl(self, F_SETFD, FD_CLOEXEC) < 0)
         fail(status, JOIN, errno);

@@ -386,4 +386,8 @@ def _group(hierarchy: Hierarchy, cgroup_path: str) -> Cgroup:
             "the memory controller is on cgroup v2 here, which this release of memcg does not handle yet; it "
             "needs a v1 memory hierarchy (on most distributions: boot with systemd.unified_cgroup_hierarchy=0)"
         )
-    return CgroupV1(Directory.find(*hierarchy.locate(cgroup_path)))
+    *hidden, last = hierarchy.locate(cgroup_path)
+    for mount, relative in hidden:
+        with contextlib.suppress(NotACgroupError):
+            return CgroupV1(Directory.find(mount, relative))
+    return CgroupV1(Directory.find(*last))

@@ -7,6 +7,7 @@ can be woken from any thread, by adding a file to it that is always readable.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 from typing import TYPE_CHECKING, final
@@ -46,13 +47,16 @@ class Epoll(OwnedFd):
         with kernel_errors("create an epoll file", "epoll"):
             _always_readable()
             self._epoll = select.epoll()
+            # Muted until it is needed: closing must not fail for want of memory, either.
+            self._epoll.register(_bell, 0)
         super().__init__(self._epoll.fileno())
         self._owner = owner
         self._after = after
 
     def add(self, fd: int, events: int = READABLE) -> None:
         """Waits for *fd* too, from now on."""
-        with kernel_errors("wait for a file descriptor", "epoll"):
+        hints = {errno.ENOSPC: "raise fs.epoll.max_user_watches"}
+        with kernel_errors("wait for a file descriptor", "epoll", hints):
             self._epoll.register(fd, events)
 
     @contextlib.contextmanager
@@ -118,7 +122,7 @@ class Epoll(OwnedFd):
         return ClosedError(f"this {self._owner} is closed")
 
     def _wake(self) -> None:
-        self._epoll.register(_bell, READABLE)
+        self._epoll.modify(_bell, READABLE)
 
     def _destroy(self, fd: int) -> None:
         self._epoll.close()

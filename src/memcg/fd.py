@@ -87,7 +87,8 @@ class OwnedFd:
         Safe while other threads use it: one that waits is woken and gets `ClosedError`.
         """
         with bookkeeping:
-            self._forget_pins_of_parent()
+            if self._pinned_in != _forks:
+                self._forget_pins_of_parent()
             fd: int = self.__dict__.pop("_fd", -1)  # in one step, which no signal handler can divide
             if fd == -1:
                 return
@@ -105,7 +106,8 @@ class OwnedFd:
     def pin(self) -> int:
         """The number, which stays ours until `unpin`, whatever other threads close."""
         with bookkeeping:
-            self._forget_pins_of_parent()
+            if self._pinned_in != _forks:
+                self._forget_pins_of_parent()
             self._pins += 1  # before the look at _fd: a signal handler may close this in between
             fd = self._fd
         if fd == -1:
@@ -116,17 +118,17 @@ class OwnedFd:
     def unpin(self) -> None:
         """Ends what `pin` began."""
         with bookkeeping:
-            self._forget_pins_of_parent()
+            if self._pinned_in != _forks:
+                self._forget_pins_of_parent()
             self._pins = max(0, self._pins - 1)
-            fd: int = -1 if self._pins else self.__dict__.pop("_left_open", -1)
+            fd: int = -1 if self._pins or self._left_open == -1 else self.__dict__.pop("_left_open", -1)
         if fd != -1:
             self._destroy(fd)
 
     def _forget_pins_of_parent(self) -> None:
         """In a forked child, the threads that pinned this are gone."""
-        if self._pinned_in != _forks:
-            self._pinned_in = _forks
-            self._pins = 0
+        self._pinned_in = _forks
+        self._pins = 0
 
     def _wake(self) -> None:
         """Wakes whoever blocks on this file; called with the bookkeeping lock held."""

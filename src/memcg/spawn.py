@@ -10,9 +10,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import struct
 import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict, overload
 
@@ -30,6 +31,7 @@ Stream: TypeAlias = "IO[bytes] | IO[str] | int | None"
 
 _ENTER: Final = Path(__file__).with_name("memcg-enter")
 _REPORT: Final = struct.Struct("=ii")
+_STARTED: Final = 0
 _JOIN: Final = 1
 
 
@@ -205,23 +207,41 @@ def _start(
             )
             child.args = args
             status.close()
-            data = os.read(report.fileno(), _REPORT.size)
-        except OSError as error:
-            if error.filename == ours["executable"]:
+            failure = next((told for told in _reports(report) if told[0] != _STARTED), None)
+            files.close()
+        except BaseException as error:  # also of a signal handler, such as Ctrl-C
+            status.close()
+            _abandon(child, report)
+            if isinstance(error, OSError) and error.filename == ours["executable"]:
                 raise _explain(error.errno or errno.EIO, program) from error
             raise
-        except BaseException:  # a signal handler that raised, such as Ctrl-C
-            if getattr(child, "pid", None) is not None:
-                child.kill()
-                child.__exit__(None, None, None)  # waits, and closes its pipes
-            raise
-        if not data:
-            return child  # closed by exec
-        with child:
-            step, number = _REPORT.unpack(data)
+        if failure is None:
+            return child  # the pipe was closed by exec
+        with child:  # waits, and closes its pipes
+            step, number = failure
         if step == _JOIN:
             raise kernel_error(number, "join the cgroup", directory.path)
         raise OSError(number, os.strerror(number), program)
+
+
+def _reports(report: OwnedFd) -> Iterator[tuple[int, int]]:
+    """What memcg-enter tells: steps, each with a number."""
+    while data := os.read(report.fileno(), _REPORT.size):
+        step, number = _REPORT.unpack(data)
+        yield step, number
+
+
+def _abandon(child: subprocess.Popen[str] | subprocess.Popen[bytes], report: OwnedFd) -> None:
+    """Ends a child that the caller will never hear of."""
+    if getattr(child, "pid", None) is not None:
+        child.kill()
+        child.__exit__(None, None, None)  # waits, and closes its pipes
+        return
+    # A handler may have run after the fork, and before Popen had noted the PID.
+    for step, number in _reports(report):
+        if step == _STARTED:
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
 
 
 def _explain(number: int, program: PathOrText) -> OSError:

@@ -82,6 +82,8 @@ def format_size(size: int | None) -> str:
     if isinstance(size, bool) or not isinstance(size, int):
         raise InvalidTypeError(f"a size is an int, or None for no limit, not {shown(size)}")
     power = min(max(abs(size).bit_length() - 1, 0) // 10, 6)
+    if power and round(abs(size) / 1024**power, 1) >= 1024:
+        power += 1
     value = f"{size / 1024**power:.1f}".removesuffix(".0")
     return f"{value} {'KMGTPE'[power - 1]}iB" if power else f"{size} B"
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import memcg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from typing_extensions import Self
 
 HOG = Path(__file__).with_name("hog.py")
+WORKER = Path(__file__).with_name("worker.py")
+
+T = TypeVar("T")
 
 
 def start_hog(group: memcg.Cgroup, mib: int, *, stay: bool = False) -> subprocess.Popen[str]:
@@ -34,6 +41,40 @@ def finish(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
+class Worker:
+    """A process in a group that does what it is told; worker.py has the orders. Killed at the end of ``with``."""
+
+    def __init__(self, group: memcg.Cgroup) -> None:
+        self.process = group.popen(
+            [sys.executable, "-I", "-S", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.process.pid
+
+    def order(self, order: str) -> None:
+        """Tells it to do something, and does not wait for that."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{order}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> str:
+        """Waits for its next answer; "" when it has died."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def do(self, order: str) -> str:
+        """Tells it to do something, and waits for the answer."""
+        self.order(order)
+        return self.answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        with self.process:
+            pass
+
+
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     """Waits for *condition*, and fails, naming *what* was waited for, when the time is up."""
     deadline = time.monotonic() + seconds
@@ -50,13 +91,35 @@ def state(pid: int) -> str:
         return ""
 
 
-def wait_blocked(process: subprocess.Popen[str]) -> None:
+def sleeps_in(task: str, function: str) -> bool:
+    """Whether *task*, a directory such as /proc/PID or /proc/self/task/TID, sleeps in that kernel function."""
+    try:
+        return function in Path(f"{task}/wchan").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def is_blocked(pid: int) -> bool:
+    """Whether the process is stopped by an OOM."""
+    return state(pid) == "D" and sleeps_in(f"/proc/{pid}", "oom")
+
+
+def wait_blocked(process: subprocess.Popen[str] | Worker) -> None:
     """Waits until *process* is stopped by an OOM."""
+    wait_until(lambda: is_blocked(process.pid), f"process {process.pid} is stopped by an OOM")
 
-    def blocked() -> bool:
-        try:
-            return state(process.pid) == "D" and "oom" in Path(f"/proc/{process.pid}/wchan").read_text()
-        except FileNotFoundError:
-            return False
 
-    wait_until(blocked, f"process {process.pid} is stopped by an OOM")
+def start_waiting(pool: Executor, call: Callable[[], T]) -> Future[T]:
+    """Has a thread of *pool* make a *call* that waits for files, and returns once it does wait."""
+    threads: list[int] = []
+
+    def run() -> T:
+        threads.append(threading.get_native_id())
+        return call()
+
+    future = pool.submit(run)
+    wait_until(
+        lambda: future.done() or bool(threads and sleeps_in(f"/proc/self/task/{threads[0]}", "poll")),
+        "the thread waits",
+    )
+    return future

@@ -218,7 +218,7 @@ class Directory:
     def forget(self) -> None:
         """Closes the files that `read_kept` left open."""
         with bookkeeping:
-            gone = [_kept.pop(key) for key in tuple(_kept) if key[:2] == self.identity]
+            gone = [_kept.pop(key, None) for key in tuple(_kept) if key[:2] == self.identity]
         gone.clear()
 
     def join(self, name: str) -> str:
@@ -339,5 +339,5 @@ def _keep(key: tuple[int, int, str], file: _KeptFile) -> None:
     with bookkeeping:
         former = _kept.pop(key, None)
         _kept[key] = file
-        oldest = _kept.pop(next(iter(_kept))) if len(_kept) > _KEPT_AT_MOST else None
+        oldest = _kept.pop(next(iter(_kept)), None) if len(_kept) > _KEPT_AT_MOST else None
     del former, oldest

@@ -58,16 +58,18 @@ class Hierarchy:
     version: Version
     mounts: tuple[Mount, ...]
 
-    def locate(self, cgroup_path: str) -> tuple[Mount, str]:
-        """The mount that shows *cgroup_path*, and the path relative to it.
+    def locate(self, cgroup_path: str) -> list[tuple[Mount, str]]:
+        """The mounts that show *cgroup_path*, those that show most of the hierarchy first, and the path relative
+        to each. A mount may be hidden by a later one.
 
         Raises:
             NotACgroupError: no mount shows it: it lies outside this process's cgroup namespace or container.
         """
-        for mount in sorted(self.mounts, key=lambda mount: len(_parts(mount.root))):
-            relative = mount.below(cgroup_path)
-            if relative is not None:
-                return mount, relative
+        mounts = sorted(self.mounts, key=lambda mount: len(_parts(mount.root)))
+        places = [(mount, mount.below(cgroup_path)) for mount in mounts]
+        found = [(mount, relative) for mount, relative in places if relative is not None]
+        if found:
+            return found
         seen = ", ".join(f"{mount.root} at {mount.point}" for mount in self.mounts)
         raise NotACgroupError(
             f"the cgroup {cgroup_path!r} cannot be seen from here, only {seen} and what is below"

@@ -138,9 +138,9 @@ class MemoryStatV1(MemoryStat):
             if isinstance(value, int) and value >= UNLIMITED:
                 table[limit] = None
         table["extra"] = {name: table.pop(name) for name in layout.unknown}
-        table.update(layout.absent)
         # The __init__ of a frozen dataclass sets its 44 fields one by one through object.__setattr__, which costs
-        # more than the kernel takes to write the file.
+        # more than the kernel takes to write the file. Fields that are not in the table have their defaults, None,
+        # from the class.
         stat = object.__new__(cls)
         object.__setattr__(stat, "__dict__", table)
         return stat
@@ -196,7 +196,6 @@ class _Layout:
     keys: list[bytes]
     names: tuple[str, ...]
     unknown: tuple[str, ...]
-    absent: dict[str, None]
 
     @classmethod
     def of(cls, keys: list[bytes]) -> "_Layout":
@@ -205,12 +204,7 @@ class _Layout:
         for name in known.keys() - set(names):
             if known[name] is MISSING:
                 raise KeyError(name)
-        return cls(
-            keys,
-            names,
-            tuple(name for name in names if name not in known),
-            dict.fromkeys(known.keys() - set(names)),
-        )
+        return cls(keys, names, tuple(name for name in names if name not in known))
 
 
 _layout: _Layout | None = None

@@ -1,0 +1,91 @@
+"""``python -m benchmarks [MEASURE[=SAMPLES] ...] [--report-only]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import imports, popen, reads, wake
+from .room import Interrupted, Room, Unavailable, room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .report import Table
+
+
+class Measure(NamedTuple):
+    """One measure, and how many samples it takes of each contender if nothing else is asked for."""
+
+    run: Callable[[Room, int], Iterator[Table]]
+    samples: int
+
+
+MEASURES = {
+    "wake": Measure(wake.measure, 600),
+    "reads": Measure(reads.measure, 5000),
+    "popen": Measure(popen.measure, 500),
+    "import": Measure(imports.measure, 100),
+}
+
+
+def main() -> int:
+    """Takes the measures that the command line names, and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures memcg against baselines that take turns with it in the same run. Trust the ratios: "
+        "the times depend on the machine and on what else it does. All takes a minute or two, needs a cgroup v1 "
+        "memory hierarchy that the caller may write (root), and leaves nothing behind.",
+    )
+    defaults = ", ".join(f"{name}={measure.samples}" for name, measure in MEASURES.items())
+    parser.add_argument(
+        "measures",
+        metavar="MEASURE[=SAMPLES]",
+        nargs="*",
+        type=_measure,
+        default=[(name, measure.samples) for name, measure in MEASURES.items()],
+        help=f"what to measure, and how often; by default {defaults}",
+    )
+    parser.add_argument("--report-only", action="store_true", help="end with status 0 though a bar is missed")
+    options = parser.parse_args()
+    try:
+        missed = _run(options.measures)
+    except Unavailable as error:
+        print(f"benchmarks: this machine lacks {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 128 + error.number
+    print(f"{missed} of the bars missed" if missed else "all bars held")
+    return 1 if missed and not options.report_only else 0
+
+
+def _measure(text: str) -> tuple[str, int]:
+    name, _, samples = text.partition("=")
+    if name not in MEASURES:
+        raise argparse.ArgumentTypeError(f"there is {', '.join(MEASURES)}, and no {name!r}")
+    if samples and not (samples.isdecimal() and int(samples)):
+        raise argparse.ArgumentTypeError(f"samples are a number from 1 up, not {samples!r}")
+    return name, int(samples or MEASURES[name].samples)
+
+
+def _run(measures: list[tuple[str, int]]) -> int:
+    """Prints each table as soon as it is there; the number of bars that were missed."""
+    missed = 0
+    with room() as ours:
+        cpus = len(os.sched_getaffinity(0))
+        print(f"memcg {importlib.metadata.version('memcg')}, Python {platform.python_version()}, ", end="")
+        print(f"Linux {platform.release()}, {cpus} CPU{'s' if cpus > 1 else ''}, ", end="")
+        print(f"load {os.getloadavg()[0]:.2f}\n", flush=True)
+        for name, samples in measures:
+            for table in MEASURES[name].run(ours, samples):
+                print(f"{table}\n", flush=True)
+                missed += sum(not bar.ok for bar in table.bars)
+    return missed
+
+
+sys.exit(main())

@@ -1,0 +1,48 @@
+"""What a list of events comes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import memcg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcg import Cgroup, Event, EventFD, Subscription
+
+
+def origins(events: Iterable[Event]) -> list[Cgroup | None]:
+    """Whose limit was hit, for each OOM that was told."""
+    return [event.origin for event in events if isinstance(event, memcg.OomEvent)]
+
+
+def kills(events: Iterable[Event]) -> int:
+    """How many kills were told."""
+    return sum(event.count for event in events if isinstance(event, memcg.KernelKill))
+
+
+def kinds(events: Iterable[Event]) -> list[type[Event]]:
+    """The classes of the events."""
+    return [type(event) for event in events]
+
+
+def take_all(events: Subscription) -> list[Event]:
+    """What there is by now, without waiting."""
+    return list(iter(lambda: events.wait(0), None))  # type: ignore[arg-type]
+
+
+def settle(events: Subscription) -> None:
+    """With a process stopped by an OOM: takes what more is told of it, until nothing is.
+
+    The kernel gives some memory back late, of processes that are long gone. That wakes a blocked process, which
+    blocks again."""
+    while events.wait(0.05) is not None:
+        pass
+
+
+def assert_told_as_signalled(told: Iterable[Event], bare: EventFD) -> None:
+    """Proves that each OOM was told once: *bare* is an eventfd that the kernel signalled as often as memcg's own.
+
+    Signals that came between two reads are told as one."""
+    assert 1 <= len(origins(told)) <= (bare.try_read() or 0)
