@@ -16,7 +16,7 @@ import pytest
 
 import memcg
 from memcg import MiB
-from support.events import kills
+from support.events import bare_eventfd, kills
 from support.processes import Worker
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ def test_lowering_a_limit_below_what_is_used(group: memcg.CgroupV1, worker: Work
 
 def test_the_counter_of_signals_is_no_counter_of_kills(group: memcg.CgroupV1) -> None:
     """The bare eventfd counts far more signals than there are kills; what memcg tells is what oom_kill says."""
-    with memcg.EventFD() as bare, Worker(group) as worker, group.oom.subscribe() as events:
-        group.cgroup_event_control(bare, memcg.CgroupV1.oom_control)
+    with bare_eventfd(group) as bare, Worker(group) as worker, group.oom.subscribe() as events:
         assert worker.do("hogs 8 64").split() == ["-9"] * 8
         worker.process.kill()
         told = list(events.until(worker.process))

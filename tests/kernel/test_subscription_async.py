@@ -11,7 +11,7 @@ import pytest
 
 import memcg
 from memcg import MiB, PidFD
-from support.events import kinds
+from support.events import assert_told_as_signalled, bare_eventfd, kills, kinds
 from support.processes import HOG, Worker, finish, start_hog, wait_blocked
 
 if TYPE_CHECKING:
@@ -127,11 +127,9 @@ async def test_cancelling_loses_nothing(events: Subscription, worker: Worker) ->
 async def test_cancelling_again_and_again_loses_nothing(group: memcg.CgroupV1, events: Subscription) -> None:
     """Waits given up at every possible moment still give each of fifty OOMs once."""
     group.oom.disable()
-    hog = start_hog(group, 64)
     told: list[Event] = []
-    with memcg.EventFD() as bare:
-        group.cgroup_event_control(bare, memcg.CgroupV1.oom_control)
-    with anyio.fail_after(60):
+    with bare_eventfd(group) as bare, anyio.fail_after(60):
+        hog = start_hog(group, 64)
         while len(told) < 50:
             event = None
             with anyio.move_on_after(0.0005):
@@ -141,11 +139,11 @@ async def test_cancelling_again_and_again_loses_nothing(group: memcg.CgroupV1, e
             told.append(event)
             assert group.limit is not None
             group.limit += MiB // 2
-    group.limit = None
-    assert finish(hog) == 0
-    told += events.until(hog)
-    assert kills(told) == 0
-    assert_told_as_signalled(told, bare)
+        group.limit = None
+        assert finish(hog) == 0
+        told += events.until(hog)
+        assert kills(told) == 0
+        assert_told_as_signalled(told, bare)
 
 
 @pytest.mark.anyio

@@ -295,6 +295,8 @@ def _open_directory(mount: Mount, relative: str) -> int:
     path = os.path.join(mount.point, relative)
     point = os.open(mount.point, _PATH_ONLY)
     try:
+        if os.fstat(point).st_dev != mount.device:
+            raise NotACgroupError(f"{mount.point} is hidden: something else is mounted there too")
         fd = open_confined(point, relative or ".", _PATH_ONLY)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EXDEV, errno.ENOTDIR):
@@ -302,7 +304,7 @@ def _open_directory(mount: Mount, relative: str) -> int:
         raise
     finally:
         os.close(point)
-    if os.fstat(fd).st_dev == mount.device and lib.memcg_file_system_magic(fd) == _MAGIC[mount.version]:
+    if lib.memcg_file_system_magic(fd) == _MAGIC[mount.version]:
         return fd
     os.close(fd)
     raise NotACgroupError(f"{path} is no directory of the cgroup v{mount.version} hierarchy with memory")
