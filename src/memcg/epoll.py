@@ -6,7 +6,6 @@ can be woken from any thread, by adding a file to it that is always readable.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -17,9 +16,10 @@ from .fd import OwnedFd, bookkeeping
 from .units import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 READABLE = select.EPOLLIN
+READABLE_ONCE = select.EPOLLIN | select.EPOLLET
 WRITABLE_AGAIN = select.EPOLLOUT | select.EPOLLET
 
 _bell = -1
@@ -59,22 +59,6 @@ class Epoll(OwnedFd):
         with kernel_errors("wait for a file descriptor", "epoll", hints):
             self._epoll.register(fd, events)
 
-    @contextlib.contextmanager
-    def also(self, file: OwnedFd) -> Iterator[int]:
-        """Waits for *file* too, within the body, which has its number."""
-        self.pin()
-        try:
-            fd = file.pin()
-            try:
-                self.add(fd)
-                yield fd
-            finally:
-                with contextlib.suppress(FileNotFoundError):  # where add() has failed
-                    self._epoll.unregister(fd)
-                file.unpin()
-        finally:
-            self.unpin()
-
     def wait(self, deadline: Deadline) -> list[int]:
         """Blocks until files are ready, and returns them; an empty list when the time is up.
 
@@ -97,6 +81,8 @@ class Epoll(OwnedFd):
             ready = self._epoll.poll(None if remaining is None else min(remaining, 86_400), 16)
             if self._fd == -1:
                 raise self._closed_error()
+            if len(ready) == 1:  # the usual case, and its handler waits
+                return [ready[0][0]]
             if ready or deadline.expired:
                 return [fd for fd, _ in ready]
 

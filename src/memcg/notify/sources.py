@@ -106,6 +106,7 @@ class OomSourceV1:
                 f"OOM there; subscribe to a group below it"
             )
         self.group = group
+        self.over = False
         self._looks = 0  # how many of LOOK_AGAIN have been taken
         self._unmatched = 0  # signals that may still be followed by a kill
         self._removal_due: float | None = None
@@ -176,7 +177,8 @@ class OomSourceV1:
                 self._start_looking()
         if kills:
             events.append(KernelKill(cgroup=self.group, time=now, count=kills))
-        self._plan(now)
+        if self.due is not None or self._unmatched or self._heard_above or self._below.unmatched:
+            self._plan(now)
         return events
 
     def _take_others(self, ready: list[int] | None) -> int:
@@ -293,6 +295,7 @@ class OomSourceV1:
         ]
         told = self._looks >= SETTLED or (not self._unmatched and self._below.all_told(self._below_at_removal))
         events.append(Removed(cgroup=self.group, time=now, counts_final=told and not ooms))
+        self.over = True
         return events
 
 

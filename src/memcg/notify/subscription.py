@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import threading
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, final
 
-from ..epoll import Epoll, checkpoint
-from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError, shown
+from ..epoll import READABLE_ONCE, Epoll, checkpoint
+from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError, kernel_errors, shown
+from ..fd import OwnedFd
 from ..pidfd import PidFD, parse_pid
 from ..timer import Timer
 from ..units import Deadline
-from .events import Removed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,7 +58,6 @@ class Subscription:
     def __init__(self, source: OomSourceV1) -> None:
         self._source = source
         self._pending: deque[Event] = deque()
-        self._over = False
         self._turn = threading.Lock()
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
@@ -154,54 +155,50 @@ class Subscription:
             self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "over" if self._over else "armed"
+        state = "closed" if self.closed else "over" if self._source.over else "armed"
         return f"<memcg.Subscription {state} {self._source.group.cgroup_path!r}>"
 
     # Inside.
 
-    def _next(self, deadline: Deadline, process: PidFD | None) -> Event | None:
+    def _next(self, deadline: Deadline, process: _Exit | None) -> Event | None:
         """The next event, or None when the time is up or *process* has exited, and a last look found nothing."""
         self._take_turn()
         try:
-            if process is None:
-                return self._wait(deadline, -1)
-            with self._epoll.also(process) as fd:
-                return self._wait(deadline, fd)
+            gone = self._has_exited(process)
+            while not self._pending:
+                ready = [] if gone else self._epoll.wait_pinned(deadline)
+                self._collect(ready or None)
+                if gone or not ready:
+                    break
+                gone = self._has_exited(process, ready)
+            return self._pending.popleft() if self._pending else None
         finally:
             self._end_turn()
 
-    def _wait(self, deadline: Deadline, process: int) -> Event | None:
-        while not self._pending:
-            ready = self._epoll.wait_pinned(deadline)
-            self._collect(ready)
-            if not ready or process in ready:
-                self._collect(None)
-                break
-        return self._pending.popleft() if self._pending else None
-
-    async def _anext(self, process: PidFD | None) -> Event | None:
+    async def _anext(self, process: _Exit | None) -> Event | None:
         """As `_next`, without a deadline."""
         self._take_turn()
         try:
-            if self._pending:
+            gone = self._has_exited(process)
+            if gone or self._pending:
                 await checkpoint()
-            if process is None:
-                return await self._wait_async(-1)
-            with self._epoll.also(process) as fd:
-                return await self._wait_async(fd)
+            while not self._pending:
+                ready = [] if gone else await self._epoll.wait_async()
+                self._collect(ready or None)
+                if gone:
+                    break
+                gone = self._has_exited(process, ready)
+            return self._pending.popleft() if self._pending else None
         finally:
             self._end_turn()
 
-    async def _wait_async(self, process: int) -> Event | None:
-        while not self._pending:
-            ready = await self._epoll.wait_async()
-            self._collect(ready)
-            if process in ready:
-                self._collect(None)
-                break
-        return self._pending.popleft() if self._pending else None
+    def _has_exited(self, process: _Exit | None, ready: list[int] | None = None) -> bool:
+        """Whether *process* has exited: asked of itself, or, after a wait, found in what is *ready*."""
+        if process is None:
+            return False
+        return process.exited(self._epoll) if ready is None else process.fileno() in ready
 
-    def _iterate(self, deadline: Deadline, process: PidFD | None) -> Event:
+    def _iterate(self, deadline: Deadline, process: _Exit | None) -> Event:
         """As `_next`, where the end is the end of an iteration."""
         if not self._finished():
             with contextlib.suppress(ClosedError):
@@ -210,7 +207,7 @@ class Subscription:
                     return event
         raise StopIteration
 
-    async def _aiterate(self, process: PidFD | None) -> Event:
+    async def _aiterate(self, process: _Exit | None) -> Event:
         """As `_anext`, where the end is the end of an iteration."""
         if not self._finished():
             with contextlib.suppress(ClosedError):
@@ -241,7 +238,7 @@ class Subscription:
             )
         if self._epoll.closed:
             raise ClosedError("this subscription is closed")
-        if self._over and not even_over:
+        if self._source.over and not even_over:
             raise ClosedError(
                 f"the cgroup {self._source.group.cgroup_path!r} was removed: there are no more events"
             )
@@ -249,14 +246,38 @@ class Subscription:
     def _finished(self) -> bool:
         if self._epoll.inherited:
             self._check_usable()
-        return self._epoll.closed or (self._over and not self._pending)
+        return self._epoll.closed or (self._source.over and not self._pending)
 
     def _collect(self, ready: list[int] | None) -> None:
         """Takes in what is *ready*, or, with None, whatever a thorough last look finds."""
-        for event in self._source.collect(ready):
-            self._pending.append(event)
-            self._over = self._over or isinstance(event, Removed)
+        self._pending.extend(self._source.collect(ready))
         self._timer.set(self._source.due)
+
+
+class _Exit(OwnedFd):
+    """What becomes readable when a process exits, as a copy of a pidfd: no two waits share its number."""
+
+    def __init__(self, process: PidFD) -> None:
+        number = process.pin()
+        try:
+            with kernel_errors("wait for a process", f"/proc/{process.pid}"):
+                super().__init__(os.dup(number))
+        finally:
+            process.unpin()
+        self._poll = select.poll()
+        self._poll.register(self.fileno(), select.POLLIN)
+        self._added = False
+
+    def exited(self, epoll: Epoll) -> bool:
+        """Whether it has; if not, *epoll* will tell when it does.
+
+        It tells once only, so that a loop that was broken off leaves nothing that keeps others awake. Whether that
+        was while somebody else waited there is why this asks anew.
+        """
+        if not self._added:
+            epoll.add(self.fileno(), READABLE_ONCE)
+            self._added = True
+        return bool(self._poll.poll(0))
 
 
 @final
@@ -265,12 +286,7 @@ class Until:
 
     def __init__(self, subscription: Subscription, process: Process | PidFD | int) -> None:
         self._subscription = subscription
-        self._ours: PidFD | None = None
-        if isinstance(process, PidFD):
-            process.fileno()  # raises where it is closed
-            self._process: PidFD | None = process
-        else:
-            self._process = self._ours = _open(process)
+        self._process = _open(process)
 
     def __iter__(self) -> Self:
         return self
@@ -297,17 +313,19 @@ class Until:
             raise StopAsyncIteration from None
 
     def _close(self) -> None:
-        ours, self._process, self._ours = self._ours, None, None
-        if ours is not None:
-            ours.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_ours", None) is not None:
+        if getattr(self, "_process", None) is not None:
             self._close()
 
 
-def _open(process: Process | int) -> PidFD | None:
-    """The process, or None where it has exited and been waited for."""
+def _open(process: Process | PidFD | int) -> _Exit | None:
+    """What tells of its exit, or None where the process has exited and been waited for."""
+    if isinstance(process, PidFD):
+        return _Exit(process)
     if isinstance(process, int):
         pid = parse_pid(process)
     elif not isinstance(getattr(process, "pid", None), int):
@@ -317,6 +335,7 @@ def _open(process: Process | int) -> PidFD | None:
     else:
         return None
     try:
-        return PidFD(pid)
+        with PidFD(pid) as opened:
+            return _Exit(opened)
     except ProcessNotFoundError:
         return None
