@@ -62,29 +62,6 @@ def test_wait_returns_nothing_when_the_time_is_up(epoll: Epoll) -> None:
     assert deadline.expired
 
 
-def test_a_file_can_be_waited_for_for_a_while(epoll: Epoll) -> None:
-    """Within also(), one more file wakes; after it, it does not, and may have been closed inside."""
-    with EventFD(1) as event:
-        for _ in range(2):
-            with epoll.also(event):
-                assert epoll.wait(Deadline(None)) == [event.fileno()]
-            assert epoll.wait(Deadline(0)) == []
-    event = EventFD(1)
-    with epoll.also(event):
-        event.close()
-    assert epoll.wait(Deadline(0)) == []
-
-
-def test_an_epoll_closed_within_also_is_no_second_error(epoll: Epoll) -> None:
-    """Leaving also() after the Epoll was closed is quiet, and the file is free again."""
-    with EventFD() as event:
-        number = event.fileno()
-        with epoll.also(event):
-            epoll.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(number)
-
-
 def test_closing_wakes_the_thread_that_waits(epoll: Epoll) -> None:
     """A thread in wait() gets ClosedError, in the name of whom the Epoll serves."""
     waiter = start(epoll.wait, Deadline(None))

@@ -106,7 +106,7 @@ class OomSourceV1:
                 f"OOM there; subscribe to a group below it"
             )
         self.group = group
-        self.over = False
+        self.over: bool = False  # whether the removal has been told
         self._looks = 0  # how many of LOOK_AGAIN have been taken
         self._unmatched = 0  # signals that may still be followed by a kill
         self._removal_due: float | None = None
