@@ -59,18 +59,17 @@ class Subscription:
         self._source = source
         self._pending: deque[Event] = deque()
         self._turn = threading.Lock()
-        with contextlib.ExitStack() as stack:
-            stack.callback(source.close)
-            self._timer = stack.enter_context(Timer())
+        with contextlib.ExitStack() as failure:
+            files = contextlib.ExitStack()
+            failure.callback(files.close)
+            files.callback(source.close)
+            self._timer = files.enter_context(Timer())
             # While it is pinned, all of these stay open; so it alone is pinned.
-            self._epoll = Epoll("subscription", after=stack.pop_all().close)
-        try:
+            self._epoll = failure.enter_context(Epoll("subscription", after=files.close))
             for fd in (self._timer.fileno(), *source.filenos()):
                 self._epoll.add(fd)
             self._timer.set(source.due)
-        except BaseException:
-            self._epoll.close()
-            raise
+            failure.pop_all()
 
     # Waiting.
 
