@@ -15,10 +15,10 @@ help:    ## this list
 demo: $(VENV)/.runs  ## a program runs out of memory in a real group: first left to the kernel, then taken over
 	@$(BIN)/memcg demo
 
-test: $(VENV)/.tests  ## all tests, the real OOMs included (QUICK=1 leaves out the long ones, TESTS= names some)
+test: $(VENV)/.test  ## all tests, the real OOMs included (QUICK=1 leaves out the long ones, TESTS= names some)
 	$(BIN)/python -m pytest $(TESTS) $(if $(QUICK),-m "not slow")
 
-check: $(VENV)/.tests $(VENV)/.checks  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors
+check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,7 +33,7 @@ bench: $(VENV)/.bench  ## the measurements that the documentation quotes
 	$(BIN)/python -m benchmarks
 
 clean:   ## removes everything that the targets above made
-	rm -rf .venv .venv-* build dist docs/_build src/*.egg-info src/memcg/_ffi.*.so src/memcg/memcg-enter
+	rm -rf .venv .venv-* build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info src/memcg/_ffi.*.so src/memcg/memcg-enter
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of dependencies, so that `make demo` installs no test tools.
@@ -45,18 +45,6 @@ $(VENV)/.runs: $(VENV)/bin/python $(INPUTS)
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.tests: $(VENV)/.runs
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@touch $@
-
-$(VENV)/.docs: $(VENV)/.runs
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	@touch $@
-
-$(VENV)/.checks: $(VENV)/.runs
-	$(BIN)/python -m pip install --quiet --editable '.[check,docs]'
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.runs
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+$(VENV)/.%: $(VENV)/.runs
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
