@@ -14,6 +14,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict, overload
 
@@ -170,6 +171,34 @@ def _start(
     errors: str | None,
     universal_newlines: bool | None,
 ) -> subprocess.Popen[str] | subprocess.Popen[bytes]:
+    child: subprocess.Popen[str] | subprocess.Popen[bytes]
+    child = subprocess.Popen.__new__(subprocess.Popen)  # at hand also where something raises later
+    start = partial(
+        subprocess.Popen.__init__,
+        child,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        universal_newlines=universal_newlines,
+    )
+    try:
+        _launch(child, start, directory, args, options)
+    except BaseException:  # also of a signal handler, such as Ctrl-C
+        if getattr(child, "pid", None) is not None:
+            child.kill()
+            child.__exit__(None, None, None)  # waits, and closes its pipes
+        raise
+    return child
+
+
+def _launch(
+    child: subprocess.Popen[str] | subprocess.Popen[bytes],
+    start: Callable[..., None],
+    directory: Directory,
+    args: Command,
+    options: PopenOptions,
+) -> None:
+    """Starts *child*, and sees to it that it has become its program."""
     command, program = _as_popen_reads(args, options)
     candidates = _candidates(program, options.get("env"))
     pass_fds = options.get("pass_fds", ())
@@ -193,35 +222,24 @@ def _start(
             "pass_fds": tuple(passed),
         }
         numbers = (procs.fileno(), status.fileno(), enter.fileno(), len(candidates))
-        child: subprocess.Popen[str] | subprocess.Popen[bytes]
-        child = subprocess.Popen.__new__(subprocess.Popen)  # at hand also where its __init__ raises
         try:
-            subprocess.Popen.__init__(
-                child,
-                ["memcg-enter", *map(str, numbers), *candidates, *command],
-                text=text,
-                encoding=encoding,
-                errors=errors,
-                universal_newlines=universal_newlines,
-                **ours,
-            )
+            start(["memcg-enter", *map(str, numbers), *candidates, *command], **ours)
             child.args = args
             status.close()
             failure = next((told for told in _reports(report) if told[0] != _STARTED), None)
-            files.close()
-        except BaseException as error:  # also of a signal handler, such as Ctrl-C
+        except BaseException as error:
             status.close()
-            _abandon(child, report)
+            if getattr(child, "pid", None) is None:
+                _end_unknown(report)
             if isinstance(error, OSError) and error.filename == ours["executable"]:
                 raise _explain(error.errno or errno.EIO, program) from error
             raise
-        if failure is None:
-            return child  # the pipe was closed by exec
-        with child:  # waits, and closes its pipes
-            step, number = failure
-        if step == _JOIN:
-            raise kernel_error(number, "join the cgroup", directory.path)
-        raise OSError(number, os.strerror(number), program)
+    if failure is None:
+        return  # the pipe was closed by exec
+    step, number = failure
+    if step == _JOIN:
+        raise kernel_error(number, "join the cgroup", directory.path)
+    raise OSError(number, os.strerror(number), program)
 
 
 def _reports(report: OwnedFd) -> Iterator[tuple[int, int]]:
@@ -231,13 +249,8 @@ def _reports(report: OwnedFd) -> Iterator[tuple[int, int]]:
         yield step, number
 
 
-def _abandon(child: subprocess.Popen[str] | subprocess.Popen[bytes], report: OwnedFd) -> None:
-    """Ends a child that the caller will never hear of."""
-    if getattr(child, "pid", None) is not None:
-        child.kill()
-        child.__exit__(None, None, None)  # waits, and closes its pipes
-        return
-    # A handler may have run after the fork, and before Popen had noted the PID.
+def _end_unknown(report: OwnedFd) -> None:
+    """Ends a child that was forked just before a signal handler raised, so that Popen has not noted its PID."""
     for step, number in _reports(report):
         if step == _STARTED:
             os.kill(number, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,3 +34,10 @@ def _leaves_nothing_open() -> Iterator[None]:
     after = set(os.listdir("/proc/self/fd"))
     # The file that wakes waiters stays open from the first wait on; event loops of other tests may have gone.
     assert len(after - before) <= 1, f"left open: {after - before}"
+
+
+@pytest.fixture(autouse=True)
+def _popen_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared with subprocess.Popen is its usual way: with posix_spawn(), which Python 3.13 takes at
+    times, signals 32 and 33 are ignored in the child, and errors name the program otherwise."""
+    monkeypatch.setattr(subprocess, "_USE_POSIX_SPAWN", False)

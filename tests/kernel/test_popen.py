@@ -264,7 +264,9 @@ def test_without_file_descriptors(group: memcg.CgroupV1) -> None:
 
     results = [in_child(lambda spare=spare: try_with(spare)) for spare in range(16)]  # type: ignore[misc]
     numbers = [number for number, _, _ in results]
-    assert {(clean, child) for _, clean, child in results} == {(True, False)}
+    if sys.version_info >= (3, 11):  # Python 3.10's own Popen leaves pipes open where it gets no other one
+        assert {clean for _, clean, _ in results} == {True}
+    assert {child for _, _, child in results} == {False}
     assert set(numbers) == {0, errno.EMFILE}
     assert numbers == sorted(numbers, key=lambda number: number != errno.EMFILE)
     assert numbers[0] == errno.EMFILE
@@ -308,6 +310,7 @@ def test_a_handler_that_raises_while_the_child_enters(
 
     def interrupt() -> None:
         gate.wait()
+        wait_until(lambda: sleeps_in(f"/proc/{os.getpid()}", "pipe_read"), "popen waits for its child")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     with ThreadPoolExecutor(1) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "loop").symlink_to("loop")
     (place / "to-program").symlink_to("right/program")
     return place
+
+
+NOT_ON_3_10 = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10's own Popen leaves its pipes open where it refuses this"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -245,11 +251,11 @@ def test_no_arguments_at_all(group: memcg.CgroupV1, args: list[str]) -> None:
         (["/bin/true"], {"pass_fds": [9999]}),
         (["/bin/true"], {"pass_fds": [-1]}),
         (["/bin/true"], {"pass_fds": 5}),
-        (["/bin/true"], {"user": "no such user"}),
-        (["/bin/true"], {"user": -5}),
-        (["/bin/true"], {"user": 1.5}),
-        (["/bin/true"], {"group": "no such group"}),
-        (["/bin/true"], {"extra_groups": "root"}),
+        pytest.param(["/bin/true"], {"user": "no such user"}, marks=NOT_ON_3_10),
+        pytest.param(["/bin/true"], {"user": -5}, marks=NOT_ON_3_10),
+        pytest.param(["/bin/true"], {"user": 1.5}, marks=NOT_ON_3_10),
+        pytest.param(["/bin/true"], {"group": "no such group"}, marks=NOT_ON_3_10),
+        pytest.param(["/bin/true"], {"extra_groups": "root"}, marks=NOT_ON_3_10),
         (["/bin/true"], {"umask": "022"}),
         (["/bin/true"], {"stdin": 9999}),
         (["/bin/true"], {"stdin": "file"}),
