@@ -124,8 +124,7 @@ def test_the_owner_of_a_group_hears_of_kills(group: memcg.CgroupV1) -> None:
                 hog = start_own_hog(group, 64)
                 told = list(events.until(hog))
                 assert exit_status(hog) == -signal.SIGKILL
-                assert kinds(told) == [memcg.OomEvent, memcg.KernelKill]
-                assert origins(told) == [group]
+                assert set(origins(told)) == {group}
                 assert kills(told) == 1
 
     as_nobody(listen)
@@ -144,8 +143,8 @@ def test_the_limit_of_an_ancestor_that_cannot_be_watched_is_of_unknown_origin(gr
                 hog = start_own_hog(child, 64)
                 told = list(events.until(hog))
                 assert exit_status(hog) == -signal.SIGKILL
-                assert kinds(told) == [memcg.OomEvent, memcg.KernelKill]
-                assert origins(told) == [origin]
+                assert set(origins(told)) == {origin}
+                assert kills(told) == 1
 
     as_nobody(listen)
     assert child.oom.kills == 3
@@ -165,7 +164,7 @@ def test_the_highest_owned_ancestor_is_told_apart_from_what_is_above(group: memc
                 hog = start_own_hog(bottom, 64)
                 told = list(events.until(hog))
                 assert exit_status(hog) == -signal.SIGKILL
-                assert origins(told) == [origin]
+                assert set(origins(told)) == {origin}
 
     as_nobody(listen)
 

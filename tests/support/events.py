@@ -36,6 +36,18 @@ def take_all(events: Subscription) -> list[Event]:
     return told
 
 
+def next_kill(events: Subscription) -> list[Event]:
+    """Waits for the next kill; that, and what was told before it.
+
+    An OOM at which memory of the past was given back, in the last moment, kills nobody, and another one follows."""
+    told: list[Event] = []
+    while not kills(told):
+        event = events.wait(30)
+        assert event is not None, "no kill was told"
+        told.append(event)
+    return told
+
+
 def settle(events: Subscription) -> None:
     """With a process stopped by an OOM: takes what more is told of it, until nothing is.
 

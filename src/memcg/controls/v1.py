@@ -86,7 +86,7 @@ class ControlFilesV1:
         "memory.oom_delay_millisecs",
         parse_bytes,
         format_int,
-        since="(none: proposed in 2011)",
+        since="(no version: a patch of 2011)",
         unit="milliseconds",
     )
     """How long the kernel waits before it kills; a patch of 2011 that was never merged."""
