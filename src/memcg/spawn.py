@@ -141,8 +141,8 @@ class Spawner:
         The child is in the group before its program's first instruction, and so is all that it starts. A
         ``preexec_fn`` runs before it joins; none is needed, and it is as unsafe with threads as ever.
 
-        Where the group is out of memory with its killer off, the child stops before its program starts, as all
-        others there, and this call waits with it: have another thread handle the OOM.
+        Where the group is out of memory with its killer off, a program can hardly be started there: it needs
+        memory for its arguments, which the kernel refuses (ENOMEM, E2BIG), or it ends at once, with status 127.
 
         Raises:
             OSError: the program cannot be started, with the error of `subprocess.Popen`, such as

@@ -69,7 +69,8 @@ def temporary(
             try:
                 _dismantle(group)
             except MemcgError as error:
-                warnings.warn(f"{group!r} is left behind: {error}", RuntimeWarning, stacklevel=3)
+                with contextlib.suppress(RuntimeWarning):  # which it is where warnings are errors
+                    warnings.warn(f"{group!r} is left behind: {error}", RuntimeWarning, stacklevel=3)
         raise
     if os.getpid() == owner:
         _dismantle(group)

@@ -39,7 +39,7 @@ def take_all(events: Subscription) -> list[Event]:
 def next_kill(events: Subscription) -> list[Event]:
     """Waits for the next kill; that, and what was told before it.
 
-    An OOM at which memory of the past was given back, in the last moment, kills nobody, and another one follows."""
+    An OOM at which memory of the past is given back, in the last moment, kills nobody, and another follows."""
     told: list[Event] = []
     while not kills(told):
         event = events.wait(30)

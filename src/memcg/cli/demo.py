@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LIMIT = 64 * MiB
 WANTED = 3 * LIMIT
 STEP = 64 * MiB
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo() -> int:
@@ -123,14 +124,14 @@ class _Progress:
 
 
 class _Stopper:
-    """Lets Ctrl-C and SIGTERM end the wait for events, instead of breaking in at any instruction: so what was
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the wait for events, instead of breaking in at any instruction: so what was
     begun is finished, and cleaned up."""
 
     signal = 0
     _events: Subscription | None = None
 
     def __enter__(self) -> _Stopper:
-        self._former = [(number, signal.signal(number, self._stop)) for number in (signal.SIGINT, signal.SIGTERM)]
+        self._former = [(number, signal.signal(number, self._stop)) for number in _ENDINGS]
         return self
 
     def __exit__(self, *exception: object) -> None:
