@@ -124,8 +124,8 @@ class _Progress:
 
 
 class _Stopper:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the wait for events, instead of breaking in at any instruction: so what was
-    begun is finished, and cleaned up."""
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the wait for events, instead of breaking in at any instruction: so what
+    was begun is finished, and cleaned up."""
 
     signal = 0
     _events: Subscription | None = None
