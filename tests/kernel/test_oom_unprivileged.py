@@ -99,6 +99,7 @@ def test_the_owner_of_a_group_can_handle_its_oom(group: memcg.CgroupV1, files: t
     def handle() -> tuple[list[bool], int]:
         group.oom.disable()
         with group.oom.subscribe() as events:
+            assert events.wait(0) is None
             hog = start_own_hog(group, 64)
             own = []
             for event in events.until(hog):
@@ -120,6 +121,7 @@ def test_the_owner_of_a_group_hears_of_kills(group: memcg.CgroupV1) -> None:
 
     def listen() -> None:
         with group.oom.subscribe() as events:
+            assert events.wait(0) is None
             for _ in range(5):
                 hog = start_own_hog(group, 64)
                 told = list(events.until(hog))
@@ -138,6 +140,7 @@ def test_the_limit_of_an_ancestor_that_cannot_be_watched_is_of_unknown_origin(gr
 
     def listen() -> None:
         with child.oom.subscribe() as events:
+            assert events.wait(0) is None
             for limit, origin in ((None, None), (16 * MiB, child), (None, None)):
                 child.limit = limit
                 hog = start_own_hog(child, 64)
@@ -159,6 +162,7 @@ def test_the_highest_owned_ancestor_is_told_apart_from_what_is_above(group: memc
 
     def listen() -> None:
         with bottom.oom.subscribe() as events:
+            assert events.wait(0) is None
             for limit, origin in ((16 * MiB, top), (None, None)):
                 top.limit = limit
                 hog = start_own_hog(bottom, 64)
