@@ -40,6 +40,13 @@ def start_own_hog(group: memcg.Cgroup, mib: int) -> int:
     return child
 
 
+def subscribed(group: memcg.CgroupV1) -> memcg.Subscription:
+    """A subscription that has looked around: a first look amid an OOM can take the traces of that for old ones."""
+    events = group.oom.subscribe()
+    assert events.wait(0) is None
+    return events
+
+
 def exit_status(pid: int) -> int:
     """Waits for a child; how it ended."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -98,8 +105,7 @@ def test_the_owner_of_a_group_can_handle_its_oom(group: memcg.CgroupV1, files: t
 
     def handle() -> tuple[list[bool], int]:
         group.oom.disable()
-        with group.oom.subscribe() as events:
-            assert events.wait(0) is None
+        with subscribed(group) as events:
             hog = start_own_hog(group, 64)
             own = []
             for event in events.until(hog):
@@ -120,8 +126,7 @@ def test_the_owner_of_a_group_hears_of_kills(group: memcg.CgroupV1) -> None:
     give_away(group.path)
 
     def listen() -> None:
-        with group.oom.subscribe() as events:
-            assert events.wait(0) is None
+        with subscribed(group) as events:
             for _ in range(5):
                 hog = start_own_hog(group, 64)
                 told = list(events.until(hog))
@@ -139,8 +144,7 @@ def test_the_limit_of_an_ancestor_that_cannot_be_watched_is_of_unknown_origin(gr
     give_away(child.path)
 
     def listen() -> None:
-        with child.oom.subscribe() as events:
-            assert events.wait(0) is None
+        with subscribed(child) as events:
             for limit, origin in ((None, None), (16 * MiB, child), (None, None)):
                 child.limit = limit
                 hog = start_own_hog(child, 64)
@@ -161,8 +165,7 @@ def test_the_highest_owned_ancestor_is_told_apart_from_what_is_above(group: memc
     give_away(bottom.path)
 
     def listen() -> None:
-        with bottom.oom.subscribe() as events:
-            assert events.wait(0) is None
+        with subscribed(bottom) as events:
             for limit, origin in ((16 * MiB, top), (None, None)):
                 top.limit = limit
                 hog = start_own_hog(bottom, 64)
