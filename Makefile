@@ -4,19 +4,26 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 INPUTS := pyproject.toml setup.py build_ffi.py MANIFEST.in $(wildcard csrc/*.c csrc/*.h)
+SANITIZED := build/sanitized
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test sanitized check docs bench clean
 
 help:    ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(VENV)/.runs  ## a program runs out of memory in a real group: first left to the kernel, then taken over
+demo: $(VENV)/.runs  ## a program runs out of memory in a real group: left to the kernel, taken over, and abandoned
 	@$(BIN)/memcg demo
 
 test: $(VENV)/.test  ## all tests, the real OOMs included (QUICK=1 leaves out the long ones, TESTS= names some)
 	$(BIN)/python -m pytest $(TESTS) $(if $(QUICK),-m "not slow")
+
+sanitized: $(VENV)/.test  ## the tests of the hold, with the guard under the address and undefined-behaviour sanitizers
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	guard=$$(PYTHONPATH=tests $(BIN)/python tests/support/sanitized.py $(SANITIZED)) && \
+	MEMCG_TEST_GUARD=$$guard $(BIN)/python -m pytest -m "not slow" $(wildcard tests/kernel/test_hold*.py)
+	@test ! -s $(SANITIZED)/memcg-guard.report || { cat $(SANITIZED)/memcg-guard.report; exit 1; }
 
 check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors
 	$(BIN)/ruff check .
@@ -33,7 +40,7 @@ bench: $(VENV)/.bench  ## the measurements that the documentation quotes
 	$(BIN)/python -m benchmarks
 
 clean:   ## removes everything that the targets above made
-	rm -rf .venv .venv-* build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info src/memcg/_ffi.*.so src/memcg/memcg-enter
+	rm -rf .venv .venv-* build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info src/memcg/_ffi.*.so src/memcg/memcg-enter src/memcg/memcg-guard
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of dependencies, so that `make demo` installs no test tools.

@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: the compiled module, and a program that lands inside the package."""
 
 import os
+import platform
 import sys
 import sysconfig
 
@@ -17,6 +18,15 @@ library's headers and the headers of this Python ({python}). Install them and tr
 """
 
 WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("CI") else [])
+
+# The guard does without a C library where it knows the machine's system calls (csrc/sys.h): all of it is then a
+# few pages, which can be locked in memory.
+FREESTANDING = platform.machine() in ("x86_64", "aarch64")
+GUARD_COMPILE = [
+    *("-O2", "-DMEMCG_FREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-lto", "-fno-pie"),
+    *("-U_FORTIFY_SOURCE", "-fno-tree-loop-distribute-patterns"),
+]
+GUARD_LINK = ["-nostdlib", "-nostartfiles", "-static", "-no-pie"]
 
 
 class Executable(Extension):
@@ -51,7 +61,19 @@ abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
     cffi_modules=["build_ffi.py:ffibuilder"],
-    ext_modules=[Executable("memcg.memcg-enter", ["csrc/enter.c"])],
+    ext_modules=[
+        Executable("memcg.memcg-enter", ["csrc/enter.c"]),
+        Executable(
+            "memcg.memcg-guard",
+            [
+                f"csrc/{name}.c"
+                for name in ("guard", "loop", "owner", "hold", "group", "limits", "children", "files")
+            ],
+            depends=["csrc/guard.h", "csrc/guard_protocol.h", "csrc/sys.h"],
+            extra_compile_args=GUARD_COMPILE if FREESTANDING else [],
+            extra_link_args=GUARD_LINK if FREESTANDING else [],
+        ),
+    ],
     cmdclass={"build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if abi3 else {},
 )
