@@ -25,8 +25,8 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     # The standard library: linking to it would take the network.
-    ("py:.*", r"(abc|asyncio|collections|os|pathlib|subprocess|time|typing)\..*"),
-    ("py:class", r"(Read|Written|int \| .*|ControlFilesV1|PathOrText|Command|Stream)"),
+    ("py:.*", r"(abc|asyncio|collections|datetime|os|pathlib|subprocess|time|typing)\..*"),
+    ("py:class", r"(Read|Written|int \| .*|ControlFilesV1|PathOrText|Command|Stream|timedelta)"),
     ("py:(class|obj)", r"memcg\.(cgroupfs|controls|spawn|notify)\..*"),
 ]
 

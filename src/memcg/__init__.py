@@ -21,6 +21,7 @@ from .cgroupfs.files import (
 from .controls.stat import Bytes, Count, MemoryStat, MemoryStatV1, NumaStatV1, OomControlV1, Pages
 from .errors import (
     AccessDeniedError,
+    AlreadyHeldError,
     BusyError,
     CgroupBusyError,
     CgroupExistsError,
@@ -29,11 +30,16 @@ from .errors import (
     ClosedError,
     ControlFileMissingError,
     FormatError,
+    GuardLostError,
+    HoldError,
+    InsideHeldGroupError,
     InvalidTypeError,
     InvalidValueError,
     KernelError,
+    KillerDisabledError,
     LimitBelowUsageError,
     MemcgError,
+    NoLimitError,
     NoMemoryControllerError,
     NotACgroupError,
     NotSupportedError,
@@ -43,9 +49,11 @@ from .errors import (
 )
 from .eventfd import EventFD
 from .fd import OwnedFd
-from .notify.events import Event, KernelKill, OomEvent, Removed
+from .notify.events import DelayExpired, Event, HoldEvent, KernelKill, OomEvent, OomResolved, Overridden, Removed
 from .notify.subscription import Process, Subscription, Until
 from .oom.control import OomController
+from .oom.guard import Locked
+from .oom.hold import Hold, HoldState, Rearm
 from .pidfd import PidFD
 from .spawn import PopenOptions
 from .temporary import temporary
@@ -53,6 +61,7 @@ from .units import GiB, KiB, MiB, format_size, parse_size
 
 __all__ = (
     "AccessDeniedError",
+    "AlreadyHeldError",
     "BusyError",
     "Bytes",
     "Cgroup",
@@ -67,23 +76,33 @@ __all__ = (
     "ControlFileMissingError",
     "Count",
     "Counter",
+    "DelayExpired",
     "Event",
     "EventControlFile",
     "EventFD",
     "EventSource",
     "FormatError",
     "GiB",
+    "GuardLostError",
+    "Hold",
+    "HoldError",
+    "HoldEvent",
+    "HoldState",
+    "InsideHeldGroupError",
     "InvalidTypeError",
     "InvalidValueError",
     "KernelError",
     "KernelKill",
     "KiB",
+    "KillerDisabledError",
     "LimitBelowUsageError",
     "LimitFile",
+    "Locked",
     "MemcgError",
     "MemoryStat",
     "MemoryStatV1",
     "MiB",
+    "NoLimitError",
     "NoMemoryControllerError",
     "NotACgroupError",
     "NotSupportedError",
@@ -91,12 +110,15 @@ __all__ = (
     "OomControlV1",
     "OomController",
     "OomEvent",
+    "OomResolved",
+    "Overridden",
     "OwnedFd",
     "Pages",
     "PidFD",
     "PopenOptions",
     "Process",
     "ProcessNotFoundError",
+    "Rearm",
     "Register",
     "Removed",
     "Subscription",

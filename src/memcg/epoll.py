@@ -34,6 +34,12 @@ def _always_readable() -> int:
         return _bell
 
 
+def stand_in() -> int:
+    """A file that stays open as long as this process, to take the place of one that must not."""
+    with kernel_errors("create an eventfd", "eventfd"):
+        return _always_readable()
+
+
 @final
 class Epoll(OwnedFd):
     """An epoll(7) file whose waiters, in any thread or event loop, are woken when it is closed.

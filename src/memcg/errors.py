@@ -13,6 +13,12 @@
     │   └── ControlFileMissingError (FileNotFoundError)
     ├── NoMemoryControllerError                    no mounted hierarchy has the memory controller
     ├── NotACgroupError                            a path outside the hierarchy of the memory controller
+    ├── HoldError                                  a group cannot be held, or is held no longer
+    │   ├── NoLimitError                           no limit of its own, so no OOM of its own
+    │   ├── InsideHeldGroupError                   this process is in the group, and would be stopped with it
+    │   ├── AlreadyHeldError                       somebody else holds it; has guard and owner
+    │   ├── KillerDisabledError                    the OOM killer is off already, by somebody else's will
+    │   └── GuardLostError                         the guard process is gone; all was put back as it was
     └── KernelError (OSError)                      the kernel refused; has errno and filename
         ├── CgroupNotFoundError (FileNotFoundError)       ENOENT
         │   └── CgroupRemovedError                        ENODEV: there once, removed since
@@ -76,6 +82,41 @@ class NoMemoryControllerError(MemcgError):
 
 class NotACgroupError(MemcgError):
     """The path leads outside the hierarchy that has the memory controller, or what is there is no cgroup."""
+
+
+class HoldError(MemcgError):
+    """A group cannot be held, or is held no longer; the message says why."""
+
+
+class NoLimitError(HoldError):
+    """The group has no memory limit of its own, so there are no OOMs of its own that a hold could deal with."""
+
+
+class InsideHeldGroupError(HoldError):
+    """This process is in the group that it wants to hold, or in one below: an OOM there would stop it too."""
+
+
+class AlreadyHeldError(HoldError):
+    """Somebody else holds the group; the message says who.
+
+    Args:
+        message: What is said.
+        guard: The PID of the guard that holds it; None where that is not known.
+        owner: The PID of the process that asked for the hold; None where that is not known.
+    """
+
+    def __init__(self, message: str = "", *, guard: int | None = None, owner: int | None = None) -> None:
+        super().__init__(message)
+        self.guard = guard
+        self.owner = owner
+
+
+class KillerDisabledError(HoldError):
+    """The group's OOM killer is off already, by somebody else's will; ``takeover=True`` takes it over."""
+
+
+class GuardLostError(HoldError):
+    """The guard process is gone, and the hold with it; the group's former state was put back by its keeper."""
 
 
 class KernelError(MemcgError, OSError):

@@ -60,10 +60,12 @@ class OwnedFd:
     _pins: int = 0
     _forks: int = 0
     _pinned_in: int = 0
+    _process: int = 0
 
     def __init__(self, fd: int) -> None:
         self._fd = check_int(fd, "a file descriptor", 0, 2**31 - 1)
         self._forks = self._pinned_in = _forks
+        self._process = os.getpid()
 
     def fileno(self) -> int:
         """The number of the file descriptor.
@@ -101,7 +103,8 @@ class OwnedFd:
     @property
     def inherited(self) -> bool:
         """Whether this process is a forked child of the one that opened the file."""
-        return self._forks != _forks
+        # A fork in C is not counted.
+        return self._forks != _forks or self._process != os.getpid()
 
     def pin(self) -> int:
         """The number, which stays ours until `unpin`, whatever other threads close."""

@@ -5,9 +5,12 @@ import re
 import sys
 import time
 from mmap import PAGESIZE
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import InvalidTypeError, InvalidValueError, shown
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 KiB: Final = 1 << 10
 """1024 bytes."""
@@ -21,6 +24,15 @@ UNLIMITED: Final = sys.maxsize // PAGESIZE * PAGESIZE
 
 _SIZE = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?\s*(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, **{letter: power for power, letter in enumerate("KMGTPE", 1)}}
+
+MIN_DELAY: Final = 0.001
+"""The shortest delay of a hold, in seconds: one unit of the kernel's own delay file, and less than any handler
+needs to do anything."""
+MAX_DELAY: Final = (2**31 - 1) / 1000
+"""The longest, nearly 25 days: what a signed 32-bit count of milliseconds holds, as the kernel's own delay is."""
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)?", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def check_int(value: int, what: str, least: int, most: int, allowed: str = "") -> int:
@@ -105,6 +117,63 @@ def parse_seconds(seconds: float, what: str = "timeout") -> float:
         return float(seconds)
     except OverflowError:  # an int beyond all floats
         return math.inf
+
+
+def parse_duration(duration: "float | timedelta", what: str = "delay") -> float:
+    """*duration*, a number of seconds or a `datetime.timedelta`, in seconds.
+
+    Raises:
+        InvalidTypeError: neither of them, or a bool.
+        InvalidValueError: negative, or NaN.
+    """
+    # Who has a timedelta has imported datetime, which takes longer to import than most of this library.
+    datetime = sys.modules.get("datetime")
+    if datetime is not None and isinstance(duration, datetime.timedelta):
+        seconds: float = duration.total_seconds()
+    elif isinstance(duration, bool) or not isinstance(duration, (int, float)):
+        raise InvalidTypeError(f"{what} is a number of seconds, or a timedelta, not {shown(duration)}")
+    else:
+        seconds = duration
+    if seconds != seconds or seconds < 0:
+        raise InvalidValueError(f"{what} is a number of seconds above 0, not {shown(duration)}")
+    return parse_seconds(seconds, what)
+
+
+def parse_duration_text(text: str, what: str = "delay") -> float:
+    """A duration in seconds, from text such as ``"10s"``, ``"500ms"``, ``"1.5 min"``, ``"1h"`` or ``"10"``.
+
+    Raises:
+        InvalidValueError: *text* is no duration.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidValueError(
+            f"{what}: {shown(text)} is not a duration: write a decimal number of seconds, or one with ms, s, min "
+            f"or h, such as 10s, 500ms or 1.5min"
+        )
+    number, unit = match.groups(default="s")
+    return float(number) * _SECONDS[unit]
+
+
+def parse_delay(delay: "float | timedelta", what: str = "delay") -> float:
+    """The delay of a hold in seconds, having refused one that cannot be kept.
+
+    Raises:
+        InvalidTypeError: neither a number nor a `datetime.timedelta`, or a bool.
+        InvalidValueError: 0, negative, NaN, or not from `MIN_DELAY` to `MAX_DELAY`; the message says why.
+    """
+    seconds = parse_duration(delay, what)
+    if seconds < MIN_DELAY:
+        raise InvalidValueError(
+            f"{what} is {MIN_DELAY} s or more, not {shown(delay)}: in less than a millisecond no handler can act; "
+            f"to leave OOMs to the kernel, do without a hold"
+        )
+    if seconds > MAX_DELAY:
+        raise InvalidValueError(
+            f"{what} is {MAX_DELAY} s (24.8 days) or less, not {shown(delay)}: that is all that a signed 32-bit "
+            f"number of milliseconds holds; for no limit, use None"
+        )
+    return seconds
 
 
 class Deadline:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = ("build_ffi.py", "csrc", "LICENSE", "MANIFEST.in", "pyproject.toml", "README.md", "setup.py", "src")
-ARTIFACTS = ("*.so", "memcg-enter", "__pycache__", "*.egg-info")
+ARTIFACTS = ("*.so", "memcg-enter", "memcg-guard", "__pycache__", "*.egg-info")
 
 
 @dataclass
@@ -101,11 +101,11 @@ def test_the_wheel_fits_every_python_from_3_10(wheel: Path) -> None:
 
 
 def test_the_wheel_has_all_that_is_needed_and_no_more(wheel: Path) -> None:
-    """The helper program is there and may be run; so are the types; the C sources and the tests are not."""
+    """The two programs are there and may be run; so are the types; the C sources and the tests are not."""
     with zipfile.ZipFile(wheel) as archive:
-        enter = archive.getinfo("memcg/memcg-enter")
+        programs = [archive.getinfo(f"memcg/{name}") for name in ("memcg-enter", "memcg-guard")]
         names = set(archive.namelist())
-    assert stat.S_IMODE(enter.external_attr >> 16) == 0o755
+    assert [stat.S_IMODE(program.external_attr >> 16) for program in programs] == [0o755, 0o755]
     assert {"memcg/py.typed", "memcg/_ffi.pyi"} <= names
     modules = {
         f"memcg/{path.relative_to(PROJECT / 'src/memcg')}" for path in (PROJECT / "src/memcg").rglob("*.py")
@@ -118,14 +118,14 @@ USE = """
 import subprocess, sys
 import memcg
 with memcg.temporary(parent=memcg.open(sys.argv[1]), limit="16M") as group:
-    with group.popen(["/bin/cat", "/proc/self/cgroup"], stdout=subprocess.PIPE) as process:
+    with group.oom.hold(10), group.popen(["/bin/cat", "/proc/self/cgroup"], stdout=subprocess.PIPE) as process:
         assert group.cgroup_path.encode() in process.communicate()[0]
 print(memcg.__file__)
 """
 
 
 def test_what_the_wheel_installs_works(nursery: memcg.Cgroup, builder: Builder, wheel: Path) -> None:
-    """Installed from the wheel, memcg starts a process in a real group, and the command is there."""
+    """Installed from the wheel, memcg holds a real group and starts a process in it, and the command is there."""
     installed = builder.pip("install", "--no-deps", "--force-reinstall", wheel)
     assert installed.returncode == 0, installed.stdout
 

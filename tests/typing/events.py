@@ -8,7 +8,21 @@ from typing import Any
 from typing_extensions import assert_never, assert_type
 
 import memcg
-from memcg import Cgroup, CgroupV1, EventFD, KernelKill, OomEvent, OwnedFd, PidFD, Removed, Subscription
+from memcg import (
+    Cgroup,
+    CgroupV1,
+    DelayExpired,
+    EventFD,
+    KernelKill,
+    OomEvent,
+    OomResolved,
+    Overridden,
+    OwnedFd,
+    PidFD,
+    Removed,
+    Subscription,
+    Until,
+)
 
 
 def every_event_is_known(events: Iterable[memcg.Event]) -> int:
@@ -39,7 +53,37 @@ def a_forgotten_event_is_an_error(event: memcg.Event) -> None:
             assert_never(event)  # type: ignore[arg-type]
 
 
-def every_event_has_its_group_and_time(event: memcg.Event) -> None:
+def every_event_of_a_hold_is_known(events: Iterable[memcg.HoldEvent]) -> int:
+    """HoldEvent is a closed union: after its six classes nothing is left."""
+    kills = 0
+    for event in events:
+        match event:
+            case OomEvent() | OomResolved():
+                pass
+            case DelayExpired(kills=killed, count=count):
+                assert_type(killed, int)
+                assert_type(count, int)
+                kills += killed
+            case KernelKill(count=count):
+                kills += count
+            case Overridden() | Removed():
+                pass
+            case _:
+                assert_never(event)
+    return kills
+
+
+def a_forgotten_event_of_a_hold_is_an_error(event: memcg.HoldEvent) -> None:
+    """Who has matched all that a subscription yields has not matched all that a hold does."""
+    match event:
+        case OomEvent() | KernelKill() | Removed():
+            pass
+        case _:
+            assert_type(event, OomResolved | DelayExpired | Overridden)
+            assert_never(event)  # type: ignore[arg-type]
+
+
+def every_event_has_its_group_and_time(event: memcg.Event | memcg.HoldEvent) -> None:
     """What all events have can be used without telling them apart."""
     assert_type(event.cgroup, Cgroup)
     assert_type(event.time, float)
@@ -48,11 +92,12 @@ def every_event_has_its_group_and_time(event: memcg.Event) -> None:
 def blocking(group: CgroupV1, process: subprocess.Popen[str]) -> None:
     """Waiting, iterating, and iterating until a process has exited."""
     with group.oom.subscribe() as events:
-        assert_type(events, Subscription)
+        assert_type(events, Subscription[memcg.Event])
         assert_type(events.wait(), memcg.Event | None)
         assert_type(events.wait(timeout=1), memcg.Event | None)
         for event in events:
             assert_type(event, OomEvent | KernelKill | Removed)
+        assert_type(events.until(process), Until[memcg.Event])
         for event in events.until(process):
             assert_type(event, memcg.Event)
         every_event_is_known(events.until(process.pid))
@@ -70,6 +115,37 @@ async def awaiting(group: CgroupV1, process: asyncio.subprocess.Process) -> None
             assert_type(event, memcg.Event)
         async for event in events.until(process):
             assert_type(event, memcg.Event)
+
+
+async def other_subscriptions(events: Subscription[memcg.HoldEvent], process: subprocess.Popen[bytes]) -> None:
+    """A subscription is generic in what it yields, in each way of taking it."""
+    assert_type(events.wait(), memcg.HoldEvent | None)
+    assert_type(await events.next(), memcg.HoldEvent)
+    for event in events:
+        assert_type(event, memcg.HoldEvent)
+    async for event in events:
+        assert_type(event, memcg.HoldEvent)
+    for event in events.until(process):
+        assert_type(event, memcg.HoldEvent)
+    async for event in events.until(process):
+        assert_type(event, memcg.HoldEvent)
+    every_event_of_a_hold_is_known(events.until(process))
+    with events as entered:
+        assert_type(entered, Subscription[memcg.HoldEvent])
+
+
+def what_yields_less_will_do(events: Subscription[memcg.Event], until: Until[memcg.Event]) -> None:
+    """Where all that a hold yields is handled, any subscription to the same group can be given."""
+    wider: Subscription[memcg.HoldEvent] = events
+    every_event_of_a_hold_is_known(wider)
+    longer: Until[memcg.HoldEvent] = until
+    every_event_of_a_hold_is_known(longer)
+
+
+def without_saying_of_what(events: Subscription, until: Until) -> None:
+    """A subscription or an Until alone is one of Event."""
+    assert_type(events, Subscription[memcg.Event])
+    assert_type(until, Until[memcg.Event])
 
 
 async def eventfds() -> None:
@@ -97,6 +173,9 @@ def errors(error: memcg.MemcgError) -> None:
         not_found: FileNotFoundError = error
         kernel: memcg.KernelError = error
         assert_type((not_found.filename, kernel.strerror)[1], str | None)
+    if isinstance(error, memcg.AlreadyHeldError):
+        held: memcg.HoldError = error
+        assert_type((held.args, error.guard, error.owner)[1:], tuple[int | None, int | None])
     if isinstance(error, memcg.WaitTimeoutError):
         timeout: TimeoutError = error
         assert_type(timeout.args, tuple[Any, ...])

@@ -76,12 +76,20 @@ def making(group: Cgroup) -> None:
     class AnotherOom(memcg.OomEvent):  # type: ignore[misc]
         """No such thing."""
 
+    class AnotherEnd(memcg.Overridden):  # type: ignore[misc]
+        """No such thing."""
+
 
 def changing(event: memcg.OomEvent, stat: memcg.MemoryStatV1) -> None:
     """Events and stats are frozen, and events are made with keywords."""
     event.time = 1.0  # type: ignore[misc]
     stat.cache = 1  # type: ignore[misc]
     memcg.OomEvent(event.cgroup, 1.0, True, None)  # type: ignore[call-arg]
+
+
+def narrowing(events: memcg.Subscription[memcg.HoldEvent]) -> memcg.Subscription:
+    """What yields more will not do for what yields less."""
+    return events  # type: ignore[return-value]
 
 
 async def forgetting(events: memcg.Subscription, event: EventFD) -> None:

@@ -174,6 +174,15 @@ def test_errors_survive_pickling_and_copying(error: MemcgError) -> None:
             assert (again.errno, again.filename) == (error.errno, error.filename)
 
 
+def test_who_holds_a_group_survives_pickling_and_copying() -> None:
+    """AlreadyHeldError keeps the PIDs of guard and owner, each of which can be unknown."""
+    error = memcg.AlreadyHeldError("process 8 holds it", guard=7, owner=8)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(again), again.guard, again.owner) == ("process 8 holds it", 7, 8)
+    unknown = memcg.AlreadyHeldError("somebody holds it")
+    assert (unknown.guard, unknown.owner) == (None, None)
+
+
 @pytest.mark.parametrize("error", _one_of_each(), ids=lambda error: type(error).__name__)
 def test_a_traceback_shows_the_public_name(error: MemcgError) -> None:
     """Tracebacks name the class as users import it."""

@@ -52,8 +52,56 @@ class KernelKill:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class OomResolved:
+    """An OOM under a hold is over, and the delay did not run out: there was room again, or nobody left to need it.
+
+    On cgroup v1 the kernel tells of no such end, and an OOM is taken to be over when there has been none for a
+    while. So this comes some time after `time`.
+    """
+
+    cgroup: Cgroup
+    """The group that is held."""
+    time: float
+    """When the group was first seen out of it, in seconds as `time.monotonic` has them."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DelayExpired:
+    """The delay of a hold ran out before the OOM was over, and the kernel's OOM killer was switched on.
+
+    On cgroup v1 it is told when that OOM is over, so that the kills are known. They are in no `KernelKill`.
+    """
+
+    cgroup: Cgroup
+    """The group that is held."""
+    time: float
+    """When the killer was switched on, in seconds as `time.monotonic` has them."""
+    kills: int
+    """How many processes it then killed. 0 where it could kill none, or memory came back at the last moment."""
+    count: int = 1
+    """How many expiries this tells of; more than one only where nobody took events meanwhile. Then `time` is that
+    of the last, and `kills` the sum."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Overridden:
+    """Somebody else wrote to the group's OOM switch during a hold, which is over. The last event of that hold.
+
+    What they wrote is left as it is.
+    """
+
+    cgroup: Cgroup
+    """The group that was held."""
+    time: float
+    """When memcg heard of it, in seconds as `time.monotonic` has them."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Removed:
-    """The group was removed. The last event of a subscription."""
+    """The group was removed. The last event of a subscription, and of a hold."""
 
     cgroup: Cgroup
     """The group that was subscribed to."""
@@ -64,5 +112,9 @@ class Removed:
     after an OOM."""
 
 
-Event = Union[OomEvent, KernelKill, Removed]  # noqa: UP007 - an alias that Sphinx and Python 3.10 can name
-"""All that a subscription can yield; closed, so that `typing.assert_never` proves a match complete."""
+# Aliases that Sphinx and Python 3.10 can name.
+Event = Union[OomEvent, KernelKill, Removed]  # noqa: UP007
+"""All that `OomController.subscribe` can yield; closed, so that `typing.assert_never` proves a match complete."""
+
+HoldEvent = Union[OomEvent, OomResolved, DelayExpired, KernelKill, Overridden, Removed]  # noqa: UP007
+"""All that a hold can yield; closed, so that `typing.assert_never` proves a match complete."""

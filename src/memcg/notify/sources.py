@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, final
 
 from ..controls.stat import OomControlV1
 from ..controls.v1 import ControlFilesV1
+from ..epoll import READABLE
 from ..errors import AccessDeniedError, CgroupNotFoundError, KernelError, NotSupportedError
 from ..eventfd import EventFD
 from .events import KernelKill, OomEvent, Removed
@@ -106,7 +107,8 @@ class OomSourceV1:
                 f"OOM there; subscribe to a group below it"
             )
         self.group = group
-        self.over: bool = False  # whether the removal has been told
+        self.over: str | None = None
+        """Once the removal has been told, the words for that."""
         self._looks = 0  # how many of LOOK_AGAIN have been taken
         self._unmatched = 0  # signals that may still be followed by a kill
         self._removal_due: float | None = None
@@ -133,10 +135,15 @@ class OomSourceV1:
         self.due: float | None = time.monotonic()
         """When to look though nothing is signalled."""
 
-    def filenos(self) -> list[int]:
+    @property
+    def under_oom(self) -> bool:
+        """Whether the group was under OOM at the last look."""
+        return self._parsed.under_oom
+
+    def files(self) -> list[tuple[int, int]]:
         """What to wait for."""
         events = [self._event, self._below.event, *(witness.event for witness in self._witnesses)]
-        return [event.fileno() for event in events]
+        return [(event.fileno(), READABLE) for event in events]
 
     def close(self) -> None:
         """Ends it; the kernel drops a registration with the last file descriptor of its eventfd."""
@@ -295,7 +302,7 @@ class OomSourceV1:
         ]
         told = self._looks >= SETTLED or (not self._unmatched and self._below.all_told(self._below_at_removal))
         events.append(Removed(cgroup=self.group, time=now, counts_final=told and not ooms))
-        self.over = True
+        self.over = f"the cgroup {self.group.cgroup_path!r} was removed"
         return events
 
 

@@ -8,7 +8,7 @@ import select
 import threading
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, final
 
 from ..epoll import READABLE_ONCE, Epoll, checkpoint
 from ..errors import BusyError, ClosedError, InvalidTypeError, ProcessNotFoundError, kernel_errors, shown
@@ -18,12 +18,20 @@ from ..timer import Timer
 from ..units import Deadline
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, TypeVar
 
+    from ..cgroup import CgroupV1
     from .events import Event
-    from .sources import OomSourceV1
+
+    # So that `Subscription` alone stands for one of `Event`, as most are.
+    Told = TypeVar("Told", covariant=True, default=Event)
+else:
+    from typing import TypeVar
+
+    Told = TypeVar("Told", covariant=True)  # which takes a default from Python 3.13 on
 
 
 class Process(Protocol):
@@ -38,8 +46,35 @@ class Process(Protocol):
         """None while it has not been waited for."""
 
 
-@final
-class Subscription:
+class Source(Protocol[Told]):
+    """What a subscription needs of that which owns the kernel's files, and makes events of what they signal."""
+
+    @property
+    def group(self) -> CgroupV1:
+        """The group that is told of."""
+
+    @property
+    def over(self) -> str | None:
+        """Once the last event has been told, why there are no more, as a message says it; None until then."""
+
+    @property
+    def due(self) -> float | None:
+        """When to look though nothing is signalled, in seconds as `time.monotonic` has them."""
+
+    def files(self) -> Iterable[tuple[int, int]]:
+        """The files to wait for, each with the events of epoll(7) to wait for there; asked for once."""
+
+    def collect(self, ready: list[int] | None) -> Sequence[Told]:
+        """The events behind the files that are *ready*; None stands for all, for a last, thorough look.
+
+        Among them can be files of the subscription, such as the timer that *due* sets.
+        """
+
+    def close(self) -> None:
+        """Closes the files; called once, when nobody uses them any more."""
+
+
+class Subscription(Generic[Told]):
     """What happens to one group, told as it happens; made by ``cg.oom.subscribe()``.
 
     It is armed when it is made: what comes later is not lost, whether or not someone waits. It is its own
@@ -55,9 +90,12 @@ class Subscription:
     for the parent.
     """
 
-    def __init__(self, source: OomSourceV1) -> None:
+    # For subclasses, as are _check_usable and _before_close.
+    _noun: ClassVar[str] = "subscription"  # as messages call it
+
+    def __init__(self, source: Source[Told]) -> None:
         self._source = source
-        self._pending: deque[Event] = deque()
+        self._pending: deque[Told] = deque()
         self._turn = threading.Lock()
         with contextlib.ExitStack() as failure:
             files = contextlib.ExitStack()
@@ -65,38 +103,40 @@ class Subscription:
             files.callback(source.close)
             self._timer = files.enter_context(Timer())
             # While it is pinned, all of these stay open; so it alone is pinned.
-            self._epoll = failure.enter_context(Epoll("subscription", after=files.close))
-            for fd in (self._timer.fileno(), *source.filenos()):
-                self._epoll.add(fd)
+            self._epoll = failure.enter_context(Epoll(self._noun, after=files.close))
+            self._epoll.add(self._timer.fileno())
+            for fd, events in source.files():
+                self._epoll.add(fd, events)
             self._timer.set(source.due)
             failure.pop_all()
+        self._opened = True
 
     # Waiting.
 
-    def wait(self, timeout: float | None = None) -> Event | None:
+    def wait(self, timeout: float | None = None) -> Told | None:
         """Blocks until there is an event, and returns it; None only when the time is up.
 
         Args:
             timeout: Seconds to wait at most; 0 does not wait, None waits for ever.
 
         Raises:
-            ClosedError: closed, before or while waiting; or all is over, as `Removed` was returned before.
+            ClosedError: closed, before or while waiting; or all is over, as the last event was returned before.
             BusyError: another thread or task waits already.
         """
         return self._next(Deadline(timeout), None)
 
-    async def next(self) -> Event:
+    async def next(self) -> Told:
         """Awaits the next event, on asyncio or trio. Cancelling it loses nothing.
 
         Raises:
-            ClosedError: closed, before or while waiting; or all is over, as `Removed` was returned before.
+            ClosedError: closed, before or while waiting; or all is over, as the last event was returned before.
             BusyError: another thread or task waits already.
         """
         event = await self._anext(None)
         assert event is not None
         return event
 
-    def until(self, process: Process | PidFD | int) -> Until:
+    def until(self, process: Process | PidFD | int) -> Until[Told]:
         """The events until *process* has exited and all that it caused is told; for ``for`` or ``async for``.
 
         The process is not waited for in the sense of wait(2): call ``process.wait()`` afterwards as usual.
@@ -120,7 +160,11 @@ class Subscription:
 
     def close(self) -> None:
         """Ends the subscription; a second call does nothing. Events that nobody took are dropped."""
-        self._epoll.close()
+        try:
+            if not self._epoll.inherited:  # a child would speak for its parent
+                self._begin_close()
+        finally:
+            self._epoll.close()
 
     @property
     def closed(self) -> bool:
@@ -130,13 +174,13 @@ class Subscription:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> Told:
         return self._iterate(Deadline(None), None)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Told:
         return await self._aiterate(None)
 
     def __enter__(self) -> Self:
@@ -149,17 +193,19 @@ class Subscription:
 
     def __del__(self) -> None:
         if hasattr(self, "_epoll") and not self.closed:
-            if not self._epoll.inherited:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                if not self._epoll.inherited:
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # also where warnings are errors
+                self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "over" if self._source.over else "armed"
-        return f"<memcg.Subscription {state} {self._source.group.cgroup_path!r}>"
+        state = "closed" if self.closed else "over" if self._source.over is not None else "armed"
+        return f"<memcg.{type(self).__name__} {state} {self._source.group.cgroup_path!r}>"
 
     # Inside.
 
-    def _next(self, deadline: Deadline, process: _Exit | None) -> Event | None:
+    def _next(self, deadline: Deadline, process: _Exit | None) -> Told | None:
         """The next event, or None when the time is up or *process* has exited, and a last look found nothing."""
         self._take_turn()
         try:
@@ -174,7 +220,7 @@ class Subscription:
         finally:
             self._end_turn()
 
-    async def _anext(self, process: _Exit | None) -> Event | None:
+    async def _anext(self, process: _Exit | None) -> Told | None:
         """As `_next`, without a deadline."""
         self._take_turn()
         try:
@@ -197,7 +243,7 @@ class Subscription:
             return False
         return process.exited(self._epoll) if ready is None else process.fileno() in ready
 
-    def _iterate(self, deadline: Deadline, process: _Exit | None) -> Event:
+    def _iterate(self, deadline: Deadline, process: _Exit | None) -> Told:
         """As `_next`, where the end is the end of an iteration."""
         if not self._finished():
             with contextlib.suppress(ClosedError):
@@ -206,7 +252,7 @@ class Subscription:
                     return event
         raise StopIteration
 
-    async def _aiterate(self, process: _Exit | None) -> Event:
+    async def _aiterate(self, process: _Exit | None) -> Told:
         """As `_anext`, where the end is the end of an iteration."""
         if not self._finished():
             with contextlib.suppress(ClosedError):
@@ -231,21 +277,43 @@ class Subscription:
         self._epoll.unpin()
 
     def _check_usable(self, even_over: bool = False) -> None:
+        """Raises what there is to say against using it now; called first in every use but `close`.
+
+        Args:
+            even_over: Whether it will do that events that have been told can still be taken.
+        """
         if self._epoll.inherited:
             raise ClosedError(
-                "this subscription belongs to the process that this one forked from; make one in this process"
+                f"this {self._noun} belongs to the process that this one forked from; make one in this process"
             )
         if self._epoll.closed:
-            raise ClosedError("this subscription is closed")
-        if self._source.over and not even_over:
-            raise ClosedError(
-                f"the cgroup {self._source.group.cgroup_path!r} was removed: there are no more events"
-            )
+            raise ClosedError(f"this {self._noun} is closed")
+        if self._source.over is not None and not even_over:
+            raise ClosedError(f"{self._source.over}: there are no more events")
+
+    def _begin_close(self) -> None:
+        try:
+            self._epoll.pin()  # so that no other thread's close() takes the files away meanwhile
+        except ClosedError:
+            return
+        try:
+            # In one step, so that of several threads, or a signal handler, only one finds it.
+            if self.__dict__.pop("_opened", False):
+                self._before_close()
+        finally:
+            self._epoll.unpin()
+
+    def _before_close(self) -> None:
+        """What is done first when this is closed: once, in the thread that closes it first, with all files open.
+
+        Whoever waits goes on waiting meanwhile. In a forked child it is not called. What it raises comes out of
+        `close`, and all is closed nevertheless.
+        """
 
     def _finished(self) -> bool:
         if self._epoll.inherited:
             self._check_usable()
-        return self._epoll.closed or (self._source.over and not self._pending)
+        return self._epoll.closed or (self._source.over is not None and not self._pending)
 
     def _collect(self, ready: list[int] | None) -> None:
         """Takes in what is *ready*, or, with None, whatever a thorough last look finds."""
@@ -280,17 +348,17 @@ class _Exit(OwnedFd):
 
 
 @final
-class Until:
+class Until(Generic[Told]):
     """The events of a subscription until a process has exited; see `Subscription.until`."""
 
-    def __init__(self, subscription: Subscription, process: Process | PidFD | int) -> None:
+    def __init__(self, subscription: Subscription[Told], process: Process | PidFD | int) -> None:
         self._subscription = subscription
         self._process = _open(process)
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> Told:
         try:
             # A process that is gone leaves nothing to wait for: one last look, without blocking.
             return self._subscription._iterate(Deadline(None if self._process else 0), self._process)
@@ -301,7 +369,7 @@ class Until:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Told:
         try:
             if self._process:
                 return await self._subscription._aiterate(self._process)

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, final
 from ..errors import CgroupNotFoundError
 from ..notify.sources import OomSourceV1
 from ..notify.subscription import Subscription
+from .hold import Hold
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from ..cgroup import CgroupV1
+    from ..notify.events import Event
+    from .hold import Rearm
 
 
 @final
@@ -81,7 +86,7 @@ class OomController:
                     raise
         return total
 
-    def subscribe(self) -> Subscription:
+    def subscribe(self) -> Subscription[Event]:
         """Tells of each OOM, each kill by the kernel, and the removal of the group, from now on.
 
         Raises:
@@ -92,6 +97,51 @@ class OomController:
         Kernel: memory.rst (cgroup v1), sections 9 and 10.
         """
         return Subscription(OomSourceV1(self._group))
+
+    def hold(
+        self,
+        delay: float | timedelta | None,
+        *,
+        total: float | timedelta | None = None,
+        rearm: Rearm = "episode",
+        takeover: bool = False,
+    ) -> Hold:
+        """Keeps the kernel's killer away at each OOM of the group's own limit, for *delay* at most. ::
+
+            with cg.oom.hold(10) as hold:
+                for event in hold.until(process):
+                    if isinstance(event, memcg.OomEvent):
+                        hold.raise_limit(by="64M")
+
+        A small program, the guard, sees to it, whatever becomes of this process: when the delay has run out, the
+        killer is switched on until it has killed, and when this process is gone, everything is put back. The delay
+        belongs to the OOM, however many processes it stops, and each OOM has a fresh one. OOMs of other groups'
+        limits are told, and left to whoever they belong to.
+
+        Args:
+            delay: Seconds, or a `datetime.timedelta`, from 1 ms to 24.8 days; None is no limit, which still ends
+                with this process.
+            total: The most that OOMs may last together, counted anew after each second without one. When that is
+                used up, the killer stays on until there has been such a second.
+            rearm: With "once", the killer stays on after the first expiry until ``hold.delay`` is set, as with the
+                kernel patch of 2011.
+            takeover: Hold the group though its killer is off already. In the end it will be on.
+
+        Raises:
+            InvalidValueError: *delay* or *total* is 0, negative, NaN, too short or too long; the message says why.
+            NoLimitError: the group has no limit.
+            InsideHeldGroupError: this process is in the group, or below, and would be stopped itself.
+            AlreadyHeldError: there is another hold; the message says whose.
+            KillerDisabledError: its killer is off already, and *takeover* is not set.
+            AccessDeniedError: the caller may not write the group's ``memory.oom_control``,
+                ``memory.limit_in_bytes`` or ``cgroup.event_control``.
+            TooManyOpenFilesError: no file descriptor is left; it takes seven and one for each ancestor here, and
+                twelve in the guard.
+
+        Warns:
+            RuntimeWarning: an ancestor has a lower limit, whose OOMs come first, and are not the hold's.
+        """
+        return Hold(self._group, delay, total=total, rearm=rearm, takeover=takeover)
 
     def __repr__(self) -> str:
         return f"<memcg.OomController {self._group.cgroup_path!r}>"

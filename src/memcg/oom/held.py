@@ -1,0 +1,300 @@
+"""How what the guard and the kernel tell of a held group becomes events."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import time
+from typing import TYPE_CHECKING, Literal, final
+
+from .._ffi import lib
+from ..epoll import READABLE
+from ..errors import (
+    AccessDeniedError,
+    AlreadyHeldError,
+    ClosedError,
+    GuardLostError,
+    HoldError,
+    KillerDisabledError,
+    NotSupportedError,
+    kernel_error,
+)
+from ..eventfd import EventFD
+from ..notify.events import DelayExpired, KernelKill, OomEvent, OomResolved, Overridden, Removed
+from ..notify.sources import OomSourceV1
+from ..units import Deadline
+from . import guard as guards
+from .marks import has_killer_off_before, holder_of, read_mark, repair
+
+if TYPE_CHECKING:
+    from .._ffi import Record, Reply
+    from ..cgroup import CgroupV1
+    from ..notify.events import HoldEvent
+    from .marks import Holder, Mark
+
+_HANGUP = select.EPOLLRDHUP
+_PATIENCE = 0.5
+"""How long to wait for a guard that is just ending or beginning, or for a repair, in seconds."""
+_NOT_YET = ((lib.MEMCG_STEP_LOCK, errno.EWOULDBLOCK), (lib.MEMCG_STEP_MARK, errno.EEXIST))
+"""What the guard answers where there is another one, or what it has left."""
+_KILLER_OFF = (lib.MEMCG_STEP_KILLER, errno.EEXIST)
+
+
+@final
+class HoldSource:
+    """The events of a held group.
+
+    OOMs of its own limit, and what becomes of them, are told by the guard, which has them in hand; all else by the
+    kernel, as to any subscription.
+    """
+
+    def __init__(self, group: CgroupV1, delay: int, total: int, flags: int) -> None:
+        self.group = group
+        self.over: str | None = None
+        """Once the last event has been told, the words for that."""
+        with contextlib.ExitStack() as files:
+            self.guard: guards.Guard = guards.acquire()
+            files.callback(guards.release, self.guard)
+            self._doorbell = files.enter_context(EventFD())
+            # Before the hold, so that nothing is lost in between.
+            self._kernel = files.enter_context(contextlib.closing(OomSourceV1(group)))
+            reply = self._begin(delay, total, flags)
+            self._files = files.pop_all()
+        self.slot: int = reply.slot
+        self.mechanism: Literal["guard", "kernel"] = "kernel" if reply.kernel else "guard"
+        self._last: Record | None = None  # the last that is read
+        # What has been told, of the record's counts, and of the kernel's kills.
+        self._ooms = self._resolved = self._expirations = self._expiry_kills = 0
+        self._is_open = False
+        self._kills_seen = self._kills_told = 0
+
+    @property
+    def due(self) -> float | None:
+        """When to look though nothing is signalled."""
+        return self._kernel.due
+
+    def files(self) -> list[tuple[int, int]]:
+        """What to wait for."""
+        own = [(self._doorbell.fileno(), READABLE), (self.guard.fileno(), _HANGUP)]
+        return own + self._kernel.files()
+
+    @property
+    def kills(self) -> int:
+        """How many of the kernel's kills have been told."""
+        return self._kills_told + self._expiry_kills
+
+    def read(self) -> Record:
+        """What the guard has to tell; after the end, what it had."""
+        return self._last or self.guard.read(self.slot)
+
+    def end(self) -> None:
+        """Has the guard put everything back."""
+        if self._last is None:
+            record = self.guard.read(self.slot)
+            self.guard.call(lib.MEMCG_RELEASE, slot=self.slot)
+            self._last = record
+
+    def close(self) -> None:
+        """Gives everything up. In a forked child, that is a copy only."""
+        with contextlib.suppress(GuardLostError, ClosedError):
+            self.end()
+        self._files.close()
+
+    # The beginning.
+
+    def _begin(self, delay: int, total: int, flags: int) -> Reply:
+        """Has the guard hold the group, once whatever an earlier guard has left there is put back."""
+        deadline = Deadline(_PATIENCE)
+        foreign = 0
+        while True:
+            late = deadline.expired
+            # Asked before looked: mostly nobody has it, and the kernel takes up to 15 ms to show its locks.
+            reply = self._ask(delay, total, flags | foreign)
+            if not reply.error:
+                return reply
+            if (reply.step, reply.error) not in _NOT_YET:
+                if late or (reply.step, reply.error) != _KILLER_OFF or not self._may_have_inherited():
+                    raise self._refusal(reply)
+                time.sleep(0.005)
+                continue
+            mark = read_mark(self.group)
+            holder = holder_of(self.group, mark)
+            if holder is not None and holder.kind == "guard":
+                raise self._already_held(mark, holder)
+            if mark is not None and (holder is None or not holder.is_guard):
+                for error in repair(self.group).failed:
+                    raise error
+            if late:
+                # A lock without a mark may have been that of a guard about to set one. By now it is a stranger's.
+                if foreign or holder is None or holder.is_guard:
+                    raise self._already_held(mark, holder)
+                foreign = lib.MEMCG_FOREIGN_LOCK
+            time.sleep(0.005)  # for a lock one can only wait without a deadline
+
+    def _may_have_inherited(self) -> bool:
+        """Whether its killer may be off as it was made below a held group, whose guard is about to see to it."""
+        if has_killer_off_before(self.group):
+            return False
+        with contextlib.suppress(AccessDeniedError):
+            ancestor = self.group.parent
+            while ancestor is not None:
+                if read_mark(ancestor) is not None:
+                    return True
+                ancestor = ancestor.parent
+        return False
+
+    def _ask(self, delay: int, total: int, flags: int) -> Reply:
+        directory = self.group._directory.open()
+        try:
+            return self.guard.call(
+                lib.MEMCG_HOLD,
+                flags=flags,
+                delay=delay,
+                total=total,
+                fds=(directory, self._doorbell.fileno()),
+            )
+        finally:
+            os.close(directory)
+
+    def _already_held(self, mark: Mark | None, holder: Holder | None) -> AlreadyHeldError:
+        path = self.group.path
+        if mark is None or not mark.guard:
+            return AlreadyHeldError(f"{path} is held already, by a guard that cannot be seen from here")
+        if holder is None or holder.pid != mark.guard:  # its PIDs are those of another PID namespace
+            pid = holder.pid if holder else None
+            text = f"a guard outside this PID namespace{f', here process {pid}' if pid else ''}"
+            return AlreadyHeldError(f"{path} is held already, by {text}", guard=pid)
+        who = "this very process" if mark.guard == self.guard.pid else f"process {mark.owner}"
+        return AlreadyHeldError(
+            f"{path} is held already, by {who} (its guard is process {mark.guard})",
+            guard=mark.guard,
+            owner=mark.owner or None,
+        )
+
+    def _refusal(self, reply: Reply) -> Exception:
+        """What is raised where the guard cannot hold the group."""
+        path = str(self.group.path)
+        if reply.step == lib.MEMCG_STEP_KILLER and reply.error == errno.EEXIST:
+            return KillerDisabledError(
+                f"the OOM killer of {path} is off already, as somebody wants it or has left it: hold it with "
+                f"takeover=True, which leaves it on in the end, or switch it on first (cg.oom.enable())"
+            )
+        if reply.step == lib.MEMCG_STEP_SLOT:
+            return HoldError(f"cannot hold {path}: {lib.MEMCG_HOLDS} holds are the most that one process can have")
+        if reply.step == lib.MEMCG_STEP_MARK and reply.error == errno.EOPNOTSUPP:
+            return NotSupportedError(
+                f"cannot hold {path}: this kernel has no extended attributes on cgroups (user.*: Linux 5.7; "
+                f"trusted.*: for root), without which nobody could repair what is left if all is killed at once"
+            )
+        hints = {
+            (lib.MEMCG_STEP_WATCH, errno.ENOSPC): "raise fs.inotify.max_user_watches",
+            (
+                lib.MEMCG_STEP_FILES,
+                errno.EMFILE,
+            ): "it takes 13 for each hold: raise RLIMIT_NOFILE (ulimit -Hn)",
+            (lib.MEMCG_STEP_FILES, errno.EACCES): "run as root (sudo), or have root chown memory.oom_control and "
+            "memory.limit_in_bytes to this user",
+            (lib.MEMCG_STEP_REGISTER, errno.EACCES): "run as root (sudo), or have root chown cgroup.event_control "
+            "to this user",
+        }
+        return kernel_error(reply.error, "hold the cgroup", path, hints.get((reply.step, reply.error), ""))
+
+    # Events.
+
+    def collect(self, ready: list[int] | None) -> list[HoldEvent]:
+        """The events behind the files that are *ready*; None stands for all, for a last, thorough look."""
+        if ready is not None and self.guard.fileno() in ready:
+            raise self.guard.lost_error()
+        self._doorbell.try_read()
+        events: list[HoldEvent] = []
+        try:
+            self._collect(ready, events)
+        except GuardLostError:
+            if not events:
+                raise
+            # What the kernel has told is not lost; the error comes with the next use.
+        return events
+
+    def _collect(self, ready: list[int] | None, events: list[HoldEvent]) -> None:
+        record = self.guard.read(self.slot)
+        if ready is None and record.state == lib.MEMCG_EXPIRED:
+            # Who caused the expiry may be gone: it is told now, not when the group has been quiet for a while.
+            self.guard.call(lib.MEMCG_LOOK, slot=self.slot, flags=lib.MEMCG_FINAL)
+        removed = self._take(self._kernel.collect(ready), events)
+        record = self.guard.read(self.slot)
+        if record.kills != self._expiry_kills:
+            removed = self._take(self._kernel.collect(None), events) or removed
+        self._tell(record, events)
+        self._tell_kills(record, events)
+        if record.state == lib.MEMCG_OVERRIDDEN:
+            self.over = f"somebody else has written to the OOM switch of {self.group.cgroup_path!r}"
+            events.append(Overridden(cgroup=self.group, time=time.monotonic()))
+        elif removed:
+            self.over = self._kernel.over
+            events.append(removed)
+
+    def _take(self, told: list[OomEvent | KernelKill | Removed], events: list[HoldEvent]) -> Removed | None:
+        """Sorts what the kernel has told: into *events* goes what is not the guard's to tell."""
+        removed = None
+        for event in told:
+            match event:
+                case KernelKill():
+                    self._kills_seen += event.count
+                case Removed():
+                    removed = event
+                case OomEvent() if event.origin not in (None, self.group) or not self._is_in_hand(event):
+                    events.append(event)
+                case OomEvent():
+                    pass  # the guard tells of it
+        return removed
+
+    def _is_in_hand(self, event: OomEvent) -> bool:
+        """Whether the guard tells of an OOM that is, or may be, by the group's own limit.
+
+        Where the kernel's killer is on, it can be over before the guard has looked.
+        """
+        if event.origin is not None and self.guard.read(self.slot).state != lib.MEMCG_HANDED_OVER:
+            return True
+        self.guard.call(lib.MEMCG_LOOK, slot=self.slot)
+        record = self.guard.read(self.slot)
+        return record.state not in (lib.MEMCG_ARMED, lib.MEMCG_HANDED_OVER) or record.ooms != self._ooms
+
+    def _tell(self, record: Record, events: list[HoldEvent]) -> None:
+        """Adds what has become of the group's own OOMs since the last time, in an order that makes sense."""
+        group = self.group
+        ended: list[HoldEvent] = []
+        if record.resolved != self._resolved:
+            ended.append(OomResolved(cgroup=group, time=record.resolved_time / 1e9))
+        if record.told != self._expirations:
+            ended.append(
+                DelayExpired(
+                    cgroup=group,
+                    time=record.expired_time / 1e9,
+                    kills=record.kills - self._expiry_kills,
+                    count=record.told - self._expirations,
+                )
+            )
+        began: list[HoldEvent] = []
+        if record.ooms != self._ooms:
+            time_told, under_oom = record.oom_time / 1e9, self._kernel.under_oom
+            began.append(OomEvent(cgroup=group, time=time_told, under_oom=under_oom, origin=group))
+        is_open = record.state in (lib.MEMCG_OOM, lib.MEMCG_EXPIRED)
+        if is_open and ended:
+            events += ([] if self._is_open else began) + ended + began
+        else:
+            events += began + ended
+        self._ooms, self._resolved, self._is_open = record.ooms, record.resolved, is_open
+        self._expirations, self._expiry_kills = record.told, record.kills
+
+    def _tell_kills(self, record: Record, events: list[HoldEvent]) -> None:
+        """Adds the kernel's kills that no expiry has led to, once it is known which did."""
+        if record.state == lib.MEMCG_EXPIRED:
+            return
+        kills = self._kills_seen - self._kills_told - record.kills
+        if kills > 0:
+            self._kills_told += kills
+            events.append(KernelKill(cgroup=self.group, time=time.monotonic(), count=kills))
+        elif kills < 0:  # of a group below, which was gone before the kernel's counts were read here
+            self._kills_seen -= kills
