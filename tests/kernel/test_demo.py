@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import io
 import mmap
 import os
 import re
@@ -13,15 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest import mock
 
 import pytest
 
 import memcg
-import memcg.cli
-from support.forked import as_nobody
+from support.commands import run_as_nobody
 from support.popen import has_children
 
 if TYPE_CHECKING:
@@ -44,6 +42,11 @@ def _leaves_no_process() -> Iterator[None]:
     assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
     yield
     assert libc.prctl(set_child_subreaper, 0, 0, 0, 0) == 0
+    # The guard ends by itself, soon after its owner, and whoever is its parent by then has to wait for it.
+    deadline = time.monotonic() + 10
+    while has_children() and time.monotonic() < deadline:
+        os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.002)
     assert not has_children()
 
 
@@ -62,12 +65,14 @@ def running() -> Iterator[tuple[subprocess.Popen[str], TextIO]]:
 
 
 @pytest.mark.parametrize("command", [DEMO, [shutil.which("memcg", path=str(Path(sys.executable).parent)), "demo"]])
-def test_both_acts_end_as_they_should(nursery: memcg.Cgroup, command: list[str]) -> None:
-    """Left alone, the job is killed; taken over, it finishes; and the demo says so and succeeds."""
+def test_all_acts_end_as_they_should(nursery: memcg.Cgroup, command: list[str]) -> None:
+    """Left alone, the job is killed; taken over, it finishes; with a handler that is stopped, it is killed when
+    the delay has run out; and the demo says so and succeeds."""
     demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     out, errors = demo.communicate(timeout=60)
     assert (demo.returncode, errors) == (0, "")
-    alone, taken_over = out.split("2. This program decides")
+    alone, rest = out.split("2. This program decides")
+    taken_over, abandoned = rest.split("3. A program decides, and stops answering")
     assert re.search(r"ms  OomEvent: out of memory, \d+ MiB done +\[[#-]+\] \d+/64 MiB\n", alone)
     assert "KernelKill: the kernel killed 1 process\n" in alone
     assert re.search(r"=> the job was killed by SIGKILL, \d+ of 192 MiB done\n", alone)
@@ -75,7 +80,13 @@ def test_both_acts_end_as_they_should(nursery: memcg.Cgroup, command: list[str])
     assert len(re.findall(r"the job is not dead: state [DR] ", taken_over)) == taken_over.count("OomEvent")
     assert taken_over.count("the handler raises the limit") == taken_over.count("OomEvent")
     assert "KernelKill" not in taken_over
+    assert "DelayExpired" not in taken_over
     assert "=> the job has finished, 192 of 192 MiB done\n" in taken_over
+    assert "and gets a SIGSTOP: state T (stopped)\n" in abandoned
+    assert "the handler does not answer, and the delay runs\n" in abandoned
+    [killed] = re.findall(r"^ +([0-9.]+) ms  KernelKill: the kernel killed 1 process$", abandoned, re.MULTILINE)
+    assert float(killed) >= 1500
+    assert re.search(r"=> the job was killed by SIGKILL, \d+ of 192 MiB done\n", abandoned)
     assert groups_of(demo.pid) == []
 
 
@@ -96,9 +107,13 @@ def test_it_ends_before_anyone_loses_patience(nursery: memcg.Cgroup) -> None:
         "KernelKill",
         "=> the job was killed",
         "2. This program decides",
-        "OOM killer is switched off",
+        "this program holds it",
         "the job is not dead",
         "the handler raises the limit",
+        "3. A program decides",
+        "holds it: at each OOM",
+        "and gets a SIGSTOP",
+        "the handler does not answer",
     ],
 )
 def test_a_signal_ends_it_and_leaves_nothing(nursery: memcg.Cgroup, number: signal.Signals, line: str) -> None:
@@ -143,21 +158,6 @@ def test_an_output_that_nobody_reads(nursery: memcg.Cgroup) -> None:
         out.close()
         assert demo.wait(timeout=60) != 0
     assert groups_of(demo.pid) == []
-
-
-def run_as_nobody(*arguments: str) -> tuple[int, str, str]:
-    """The status, output and errors of the command line, for a user who may do nothing."""
-
-    def run() -> tuple[int, str, str]:
-        out, errors = io.StringIO(), io.StringIO()
-        with (
-            mock.patch.object(sys, "argv", ["memcg", *arguments]),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(errors),
-        ):
-            return memcg.cli.main(), out.getvalue(), errors.getvalue()
-
-    return as_nobody(run)
 
 
 def test_a_user_who_may_not_is_told_how_to(nursery: memcg.Cgroup) -> None:

@@ -1,4 +1,4 @@
-"""``memcg demo``: a program runs out of memory in a real group, first left to the kernel, then taken over."""
+"""``memcg demo``: a program runs out of memory in a real group: left to the kernel, taken over, and abandoned."""
 
 from __future__ import annotations
 
@@ -7,87 +7,164 @@ import mmap
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ClosedError
-from ..notify.events import KernelKill, OomEvent, Removed
+from ..errors import ClosedError, HoldError
+from ..notify.events import DelayExpired, KernelKill, OomEvent, OomResolved, Overridden, Removed
 from ..temporary import temporary
 from ..units import MiB, format_size
 from . import job
+from .stopper import Stopper
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
-    from types import FrameType
 
     from ..cgroup import Cgroup
-    from ..notify.subscription import Subscription
+    from ..notify.events import Event, HoldEvent
 
 LIMIT = 64 * MiB
 WANTED = 3 * LIMIT
 STEP = 64 * MiB
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DELAY = 1.5
+"""Seconds; whoever decides has that long to do so."""
 
 
 def demo() -> int:
-    """Runs both acts, and returns the exit status."""
-    with _Stopper() as stopper:
+    """Runs the three acts, and returns the exit status."""
+    with Stopper() as stopper:
         print(
             f"A job that needs {format_size(WANTED)} runs in a memory cgroup with a limit of {format_size(LIMIT)},"
         )
         print(f"on Linux {platform.release()}. Times are counted from the moment the job stalls.\n")
         try:
-            status = _act("1. The kernel decides", stopper, take_over=False)
-            print()
-            finished = _act("2. This program decides", stopper, take_over=True)
+            killed = _left_alone(stopper) != 0
+            finished = _taken_over(stopper) == 0
+            killed_in_the_end = _abandoned(stopper) != 0
         except ClosedError:
             if not stopper.signal:
                 raise
             print("\nInterrupted: the job was ended, and its group removed.")
             return 128 + stopper.signal
-    if status == 0 or finished != 0:
+    if not (killed and finished and killed_in_the_end):
         print("\nThat is not what was to be shown. Please report it, with all of the above.", file=sys.stderr)
         return 1
-    print("\nThe same job, the same limit: killed when left alone, finished when somebody stood by.")
+    print(
+        "The same job, the same limit: killed when left alone, finished when somebody stood by, and not stuck when"
+    )
+    print("whoever stood by was stuck.")
     return 0
 
 
-def _act(title: str, stopper: _Stopper, *, take_over: bool) -> int:
-    """One run of the job in a group of its own; its exit status."""
-    print(title)
+def _left_alone(stopper: Stopper) -> int:
+    """The job at its limit, as ever; its exit status, as of the other acts."""
+    print("1. The kernel decides")
     with temporary(limit=LIMIT) as group, group.oom.subscribe() as events, stopper.ends(events):
         print(f"            group {group.path}")
-        if take_over:
-            group.oom.disable()
-            print("            the kernel's OOM killer is switched off for it, and a handler waits")
-        with _Progress() as progress:
-            process = group.popen(
-                [sys.executable, "-I", job.__file__, str(progress.fd), str(WANTED)],
-                pass_fds=[progress.fd],
+        with _Job(group, stopper) as job:
+            for event in events.until(job.process):
+                _show(event, group, job)
+            return job.finish()
+
+
+def _taken_over(stopper: Stopper) -> int:
+    print("2. This program decides")
+    with temporary(limit=LIMIT) as group, group.oom.hold(DELAY) as hold, stopper.ends(hold):
+        print(f"            group {group.path}")
+        print(f"            this program holds it: at each OOM, the kernel waits for {DELAY} s")
+        with _Job(group, stopper) as job:
+            for event in hold.until(job.process):
+                say = _show(event, group, job)
+                if isinstance(event, OomEvent):
+                    say(f"the job is not dead: {_state(job.process.pid)}")
+                    if hold.raise_limit(by=STEP):
+                        say(f"the handler raises the limit by {format_size(STEP)}", group)
+            return job.finish()
+
+
+def _abandoned(stopper: Stopper) -> int:
+    print("3. A program decides, and stops answering")
+    with temporary(limit=LIMIT) as group, group.oom.subscribe() as events, stopper.ends(events):
+        print(f"            group {group.path}")
+        with _handler(group) as handler:
+            print(f"            process {handler.pid} holds it: at each OOM, the kernel waits for {DELAY} s")
+            handler.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, handler.pid, os.WSTOPPED | os.WNOWAIT)
+            print(f"            and gets a SIGSTOP: {_state(handler.pid)}", flush=True)
+            with _Job(group, stopper) as job:
+                for event in events.until(job.process):
+                    say = _show(event, group, job)
+                    if isinstance(event, OomEvent) and event.under_oom:
+                        say("the handler does not answer, and the delay runs")
+                return job.finish()
+
+
+def _show(event: Event | HoldEvent, group: Cgroup, job: _Job) -> _Teller:
+    """Says what happened, and returns what can say more."""
+    stalled, done = job.progress.read()
+    say = _Teller(event.time, stalled)
+    match event:
+        case OomEvent():
+            say(f"OomEvent: out of memory, {done // MiB} MiB done", group)
+        case KernelKill():
+            say(f"KernelKill: the kernel killed {event.count} process")
+        case DelayExpired():
+            say(f"DelayExpired: nobody decided in time, and the kernel killed {event.kills} process")
+        case Removed():
+            say("Removed: somebody removed the group")
+        case Overridden():
+            say("Overridden: somebody else has switched the OOM killer")
+        case OomResolved():  # by then the job is far ahead
+            pass
+    return say
+
+
+@contextlib.contextmanager
+def _handler(group: Cgroup) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the group, and handles its OOMs while it can."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "memcg.cli.handler", group.cgroup_path, str(DELAY)], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"held\n":
+                raise HoldError("the handler of the demo could not hold the group; its own words are above")
+            yield process
+        finally:
+            process.kill()
+
+
+class _Job:
+    """The job of the demo, running in a group, and what it tells of itself."""
+
+    def __init__(self, group: Cgroup, stopper: Stopper) -> None:
+        self._group = group
+        self._stopper = stopper
+
+    def __enter__(self) -> _Job:
+        with contextlib.ExitStack() as files:
+            self.progress = files.enter_context(_Progress())
+            self.process = self._group.popen(
+                [sys.executable, "-I", job.__file__, str(self.progress.fd), str(WANTED)],
+                pass_fds=[self.progress.fd],
                 start_new_session=True,  # so that Ctrl-C reaches this program alone
             )
-            for event in events.until(process):
-                stalled, done = progress.read()
-                say = _Teller(event.time, stalled)
-                match event:
-                    case OomEvent():
-                        say(f"OomEvent: out of memory, {done // MiB} MiB done", group)
-                        if take_over:
-                            say(f"the job is not dead: {_state(process.pid)}")
-                            group.limit = group.usage + STEP
-                            say(f"the handler raises the limit by {format_size(STEP)}", group)
-                    case KernelKill():
-                        say(f"KernelKill: the kernel killed {event.count} process")
-                    case Removed():
-                        say("Removed: somebody removed the group")
-            stopper.check()
-            status = process.wait()
-            done = progress.read()[1]
-        print(f"            => {_verdict(process, status)}, {done // MiB} of {WANTED // MiB} MiB done")
-    return status
+            self._files = files.pop_all()
+        return self
+
+    def finish(self) -> int:
+        """Waits for its end, says what that was, and returns the exit status."""
+        self._stopper.check()
+        status = self.process.wait()
+        done = self.progress.read()[1]
+        print(f"            => {_verdict(self.process, status)}, {done // MiB} of {WANTED // MiB} MiB done\n")
+        return status
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.close()
 
 
 class _Teller:
@@ -121,42 +198,6 @@ class _Progress:
     def __exit__(self, *exception: object) -> None:
         self._memory.close()
         os.close(self.fd)
-
-
-class _Stopper:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the wait for events, instead of breaking in at any instruction: so what
-    was begun is finished, and cleaned up."""
-
-    signal = 0
-    _events: Subscription | None = None
-
-    def __enter__(self) -> _Stopper:
-        self._former = [(number, signal.signal(number, self._stop)) for number in _ENDINGS]
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._former:
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def ends(self, events: Subscription) -> Iterator[None]:
-        """Within the body, a signal closes *events*."""
-        self._events = events
-        self.check()
-        try:
-            yield
-        finally:
-            self._events = None
-
-    def check(self) -> None:
-        """Raises `ClosedError`, as the events do that a signal has closed, if there was a signal."""
-        if self.signal:
-            raise ClosedError
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        if self._events is not None:
-            self._events.close()
 
 
 def _bar(group: Cgroup, width: int = 12) -> str:
