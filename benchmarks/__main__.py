@@ -9,7 +9,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import imports, popen, reads, wake
+from . import hold, imports, popen, reads, wake
 from .room import Interrupted, Room, Unavailable, room
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "wake": Measure(wake.measure, 600),
+    "hold": Measure(hold.measure, 150),
     "reads": Measure(reads.measure, 5000),
     "popen": Measure(popen.measure, 500),
     "import": Measure(imports.measure, 100),
@@ -38,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures memcg against baselines that take turns with it in the same run. Trust the ratios: "
-        "the times depend on the machine and on what else it does. All takes a minute or two, needs a cgroup v1 "
+        "the times depend on the machine and on what else it does. All takes some minutes, needs a cgroup v1 "
         "memory hierarchy that the caller may write (root), and leaves nothing behind.",
     )
     defaults = ", ".join(f"{name}={measure.samples}" for name, measure in MEASURES.items())

@@ -87,3 +87,10 @@ def difference(row: Row, baseline: Row, at_most: float, unit: str) -> Bar:
 def absolute(row: Row, at_most: float, unit: str) -> Bar:
     """A median as it is."""
     return Bar(row.name, row.median / UNITS[unit], at_most, unit)
+
+
+def tail(row: Row, at_most: float, unit: str) -> list[Bar]:
+    """A 99th percentile as it is; none of fewer than 100 samples."""
+    if len(row.samples) < 100:
+        return []
+    return [Bar(f"{row.name}, p99", row.p99 / UNITS[unit], at_most, unit)]
