@@ -67,7 +67,7 @@ setup(
             "memcg.memcg-guard",
             [
                 f"csrc/{name}.c"
-                for name in ("guard", "loop", "owner", "hold", "group", "limits", "children", "files")
+                for name in ("guard", "loop", "owner", "hold", "leave", "group", "limits", "children", "files")
             ],
             depends=["csrc/guard.h", "csrc/guard_protocol.h", "csrc/sys.h"],
             extra_compile_args=GUARD_COMPILE if FREESTANDING else [],

@@ -62,8 +62,12 @@ static bool has_children(int directory)
 /* The same for a directory that is *depth* levels below the group. */
 static void walk_below(int directory, visit *visitor, void *data, int depth)
 {
-    if (depth < MEMCG_DEPTH && has_children(directory))
+    if (!has_children(directory))
+        return;
+    if (depth < MEMCG_DEPTH)
         walk(directory, visitor, data, depth + 1);
+    else
+        shared->denied = 1;
 }
 
 static bool read_child(int child, struct oom_control *control)
@@ -138,38 +142,42 @@ static bool enable(int child, void *data, int depth)
     int file = open_switch(hold, child, O_RDONLY);
     bool inherited = file >= 0 && is_off(hold, file);
     sys_close(&file);
-    if (inherited || hold->child_in_hand)
+    if (inherited || hold->walk_all)
         walk_below(child, enable, hold, depth);
-    if (inherited && (file = open_switch(hold, child, O_WRONLY)) >= 0) {
-        /* From now on it hands nothing on; but it may have done so since, and that is found here only. */
-        uint32_t before = hold->child_in_hand;
-        hold->child_in_hand = 1;
-        write_text(file, "0");
-        sys_close(&file);
-        walk_below(child, enable, hold, depth);
-        hold->child_in_hand = before;
-    }
+    if (!inherited)
+        return false;
+    file = open_switch(hold, child, O_WRONLY);
+    uint32_t before = hold->walk_all;
+    hold->walk_all = 1;
+    long error = file < 0 ? file : write_text(file, "0");
+    sys_close(&file);
+    if (error == -EACCES || error == -EPERM)
+        shared->denied = 1;
+    else if (error < 0 && error != -ENOENT && error != -ENODEV)
+        shared->missed = 1;
+    /* From now on it hands nothing on; but it may have done so since, and that is found here only. */
+    walk_below(child, enable, hold, depth);
+    hold->walk_all = before;
     return false;
 }
 
 /* A child that has just appeared, and what may have appeared in it by now. */
 void see_to_child(struct hold *hold, const char *name)
 {
-    int child = open_below(hold->directory, name, O_RDONLY | O_DIRECTORY);
-    if (child < 0)
-        return;
     shared->missed = 0;
-    enable(child, hold, 1);
-    hold->child_in_hand |= shared->missed;
+    int child = open_below(hold->directory, name, O_RDONLY | O_DIRECTORY);
+    if (child >= 0)
+        enable(child, hold, 1);
     sys_close(&child);
+    hold->walk_all |= shared->missed; /* and the next look tries again */
 }
 
-/* All children: for those of whose creation nothing was heard. Whether none was missed. */
-bool see_to_children(struct hold *hold)
+/* All children: those of whose creation nothing was heard, or who were missed. */
+void see_to_children(struct hold *hold)
 {
-    shared->missed = 0;
+    shared->missed = shared->denied = 0;
     walk_below(hold->directory, enable, hold, 0);
-    return !shared->missed;
+    hold->walk_all = shared->missed;
 }
 
 static bool forget(int child, void *data, int depth)

@@ -172,6 +172,12 @@ int memcg_guard_call(int socket, const struct memcg_request *request, const int 
     return 0;
 }
 
+/* Ends it: it puts everything back, whoever else may have the socket open. */
+void memcg_guard_hang_up(int socket)
+{
+    shutdown(socket, SHUT_RDWR);
+}
+
 /* Reading. */
 
 #define TABLE (MEMCG_HOLDS * sizeof(struct memcg_record))

@@ -123,10 +123,10 @@ long set_mark(const struct hold *hold, int flags)
         const char *key;
         int64_t value;
     } limits[] = {
-        {" limit=", hold->former_limit},
-        {" memsw=", hold->former_memsw},
-        {" raised=", hold->raised_limit},
-        {" raised_memsw=", hold->raised_memsw},
+        {" limit=", hold->raise.former_limit},
+        {" memsw=", hold->raise.former_memsw},
+        {" raised=", hold->raise.raised_limit},
+        {" raised_memsw=", hold->raise.raised_memsw},
     };
     add(&text, "guard=");
     add_number(&text, shared->guard);
@@ -137,7 +137,7 @@ long set_mark(const struct hold *hold, int flags)
     add(&text, " delay=");
     add_number(&text, hold->delay == NEVER ? 0 : hold->delay);
     add(&text, hold->kernel_delay ? " switch=memory.oom_delay_millisecs" : " switch=memory.oom_control");
-    for (size_t i = 0; i < 4 && hold->former_limit; i++) {
+    for (size_t i = 0; i < 4 && hold->raise.former_limit; i++) {
         add(&text, limits[i].key);
         add_number(&text, limits[i].value >= UNLIMITED ? -1 : limits[i].value);
     }
@@ -185,7 +185,7 @@ bool is_own_oom(const struct hold *hold, const struct oom_control *control)
         struct oom_control again;
         return read_oom_control(hold->oom_control, &again) == 0 && again.under_oom;
     }
-    if (is_near(hold->memsw_usage, hold->memsw_limit))
+    if (control->under_oom && is_near(hold->memsw_usage, hold->memsw_limit))
         return true;
     if (!is_near(hold->usage, hold->limit))
         return false;
@@ -202,14 +202,16 @@ static void enable_killer(struct hold *hold)
     /* What the file holds now is left alone where somebody else has written it. */
     if (hold->kernel_delay)
         write_text(hold->switch_file, "0");
-    else if (hold->killer_off && read_oom_control(hold->oom_control, &control) == 0 && control.disabled)
+    else if (hold->killer_off && (read_oom_control(hold->oom_control, &control) < 0 || control.disabled))
         write_text(hold->oom_control, "0");
 }
 
 void put_back(struct hold *hold)
 {
+    hold->at_limit = hold->at_limit || state_of(hold) != MEMCG_ARMED || !has_room(hold);
     enable_killer(hold);
-    bool all = see_to_children(hold);
+    see_to_children(hold);
+    bool all = !shared->missed && !shared->denied;
     lower_limit(hold);
     if (all) /* or else it stays, for whoever repairs that */
         unmark(hold->directory, MARK);

@@ -241,6 +241,8 @@ static void keep(int child)
     enable_killers();
     await_death(child); /* the guard may have been in the middle of a write: only now is what we write sure to stay */
     put_everything_back();
+    sys(SYS_shutdown, SOCKET, SHUT_RDWR); /* the owner need not wait for the rest */
+    linger();
     quit(0);
 }
 

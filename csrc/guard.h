@@ -6,6 +6,7 @@
  *     loop.c     the guard proper: one loop over all that can happen
  *     owner.c    the owner's requests
  *     hold.c     what a hold does: OOM, delay, expiry
+ *     leave.c    what is left to do after a hold
  *     group.c    a group's files, switch and mark, and putting all of that back
  *     limits.c   its limits
  *     children.c the groups below it
@@ -39,7 +40,8 @@ struct hold {
     uint32_t flags;        /* of the request */
     uint32_t kernel_delay; /* the switch is memory.oom_delay_millisecs */
     uint32_t killer_off;   /* what the guard last wrote to the switch; set before writing, and cleared after */
-    uint32_t child_in_hand; /* a new child is on, and those below it may be off: it has to be looked for everywhere */
+    uint32_t at_limit;     /* when it was put back, somebody may have been about to go to sleep */
+    uint32_t walk_all;     /* below children whose killer is on, too, there may be some that are off by inheritance */
 
     int directory;
     int oom_control;
@@ -67,15 +69,20 @@ struct hold {
     int64_t expired_at;
     int64_t killed_at;    /* when the victim was signalled */
     int64_t grace;        /* until when the room that it has made may take to be found */
+    int64_t woken_at;     /* when the killer was last switched on */
     uint32_t looks;       /* how many were taken in a row */
     uint32_t reason;      /* enum handed_over */
+    uint32_t renewed;     /* the delay was set while an expiry was under way */
     uint64_t own_kills;    /* counted in this very group, at the last look */
+    uint64_t kills_below;  /* in the groups below, when that was last counted */
     uint64_t kills_before; /* an expiry, here and below */
     int64_t failcnt_seen;
 
     /* A limit that was raised for a while: what it was, what was written. 0 where there is none. */
-    int64_t former_limit, raised_limit;
-    int64_t former_memsw, raised_memsw;
+    struct raise {
+        int64_t former_limit, raised_limit;
+        int64_t former_memsw, raised_memsw;
+    } raise;
 
     struct memcg_record record; /* what the owner is to see, once it is published */
 };
@@ -93,7 +100,8 @@ struct shared {
     int32_t owner;
     int table; /* the memfd of the records */
     uint32_t locked; /* enum memcg_locked */
-    uint32_t missed; /* in a walk through the groups below, something for which there was no memory */
+    uint32_t missed; /* in a walk through the groups below: something that there was no memory for */
+    uint32_t denied; /* the same: something that is not ours to write, or too far down */
     int64_t page;    /* bytes */
     int64_t slack;   /* bytes that a group's usage may be ahead of its use: 64 pages for each processor */
 };
@@ -137,7 +145,7 @@ void unmark(int directory, const char *name);
 uint64_t count_kills(const struct hold *hold, uint64_t own);
 void spare_children(struct hold *hold);
 void see_to_child(struct hold *hold, const char *name);
-bool see_to_children(struct hold *hold);
+void see_to_children(struct hold *hold);
 void forget_children(const struct hold *hold);
 
 /* limits.c */
@@ -167,12 +175,18 @@ void put_everything_back(void);
 void publish(struct hold *hold, enum memcg_state state);
 void begin(struct hold *hold);
 void look(struct hold *hold, int64_t now);
-bool has_oom(const struct hold *hold);
 void restart_delay(struct hold *hold, int64_t now);
-void expire(struct hold *hold, int64_t now);
+void expire(struct hold *hold);
 void set_delay(struct hold *hold, int64_t delay, int64_t now);
 void tell_expiry(struct hold *hold);
 enum memcg_state state_of(const struct hold *hold);
+
+/* leave.c */
+
+void wake_sleepers(const struct hold *hold);
+void leave(struct hold *hold);
+void look_back(struct hold *hold, int64_t now);
+void linger(void);
 
 /* owner.c */
 
@@ -186,6 +200,7 @@ void refuse(long error);
 enum source { FROM_OWNER, OWNER_GONE, KEEPER_GONE, WARDEN_GONE, CHANGED, DUE, HOLD };
 
 extern int epoll_fd, inotify_fd;
+extern int expiries; /* how many are under way */
 
 long wait_for(int fd, uint32_t events, uint64_t source);
 void guard(void) __attribute__((noreturn));

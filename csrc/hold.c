@@ -26,8 +26,8 @@
 
 /* When to look again: at first after 1, 2, 4 and 8 ms, then every 10. */
 #define LOOK_LATER (10 * MILLISECOND)
-/* After a signal that is not yet an OOM of the group's own: so many looks, the last after 32 ms. */
-#define LOOKS_AFTER_SIGNAL 6
+/* After a signal that is not yet an OOM of the group's own: so many looks, the last after a second. */
+#define LOOKS_AFTER_SIGNAL 11
 /* A kill is to be seen before the kernel finds time for another one. */
 #define LOOK_FOR_KILL (MILLISECOND / 20)
 /* A limit that was raised for a while: there is nothing that tells when usage allows to take that back. */
@@ -68,7 +68,9 @@ static void note_failcnt(struct hold *hold)
 void begin(struct hold *hold)
 {
     hold->last_over = monotonic() - RECOVERY;
-    hold->due = hold->deadline = NEVER;
+    /* Who has blocked while somebody was just being killed was signalled to nobody. */
+    hold->due = hold->last_over + RECOVERY + MILLISECOND;
+    hold->deadline = NEVER;
     hold->failcnt_seen = -1;
     if (!(hold->flags & MEMCG_TAKEOVER)) /* what was before may be an OOM that is taken over */
         note_failcnt(hold);
@@ -103,6 +105,12 @@ static void count_oom(struct hold *hold, int64_t now)
     hold->record.oom_time = now;
 }
 
+/* Before it matters, as it may take its time: for the directory of a group in which others are just being made. */
+static void count_below(struct hold *hold)
+{
+    hold->kills_below = count_kills(hold, 0);
+}
+
 static void open_oom(struct hold *hold, int64_t began, int64_t now)
 {
     if (began - hold->last_over >= RECOVERY)
@@ -113,8 +121,9 @@ static void open_oom(struct hold *hold, int64_t began, int64_t now)
     hold->looks = 0;
     hold->due = next_look(hold, now);
     set_deadline(hold, began);
+    count_below(hold);
     if (hold->kernel_delay)
-        hold->kills_before = count_kills(hold, hold->own_kills);
+        hold->kills_before = hold->own_kills + hold->kills_below;
     count_oom(hold, now);
     publish(hold, MEMCG_OOM);
 }
@@ -123,7 +132,10 @@ static void stand_by(struct hold *hold, int64_t last_over)
 {
     hold->last_over = last_over;
     hold->deadline = NEVER;
-    hold->due = lower_limit(hold) ? NEVER : last_over + LOOK_FOR_ROOM;
+    lower_limit(hold);
+    /* As after a signal: who blocks just now may do so without one. */
+    hold->looks = 0;
+    hold->due = monotonic() + MILLISECOND;
     sys_close(&hold->victim);
     note_failcnt(hold);
     publish(hold, MEMCG_ARMED);
@@ -137,7 +149,7 @@ static void end_hold(struct hold *hold, enum memcg_state state)
     else
         put_back(hold);
     publish(hold, state);
-    close_group(hold);
+    leave(hold);
 }
 
 /* Whether processes are stopped by the group's own limit; an ancestor's OOM shows in the same flag. */
@@ -157,11 +169,6 @@ static bool is_over(struct hold *hold, const struct oom_control *control, int64_
         hold->zero_since = now;
     int64_t quiet = now - (hold->zero_since > hold->last_signal ? hold->zero_since : hold->last_signal);
     return quiet >= QUIET_ENOUGH || (quiet >= QUIET && has_room(hold));
-}
-
-bool has_oom(const struct hold *hold)
-{
-    return state_of(hold) == MEMCG_OOM;
 }
 
 void restart_delay(struct hold *hold, int64_t now)
@@ -195,15 +202,17 @@ static void begin_expiry(struct hold *hold, int64_t now)
     hold->last_signal = now;
     hold->due = now + LOOK_FOR_KILL;
     hold->looks = 0;
+    hold->renewed = 0;
+    hold->woken_at = now;
     hold->record.expirations++;
     hold->record.expired_time = now;
     publish(hold, MEMCG_EXPIRED);
 }
 
-void expire(struct hold *hold, int64_t now)
+static void let_killer_in(struct hold *hold, int64_t now)
 {
     if (!hold->kernel_delay)
-        hold->kills_before = count_kills(hold, hold->own_kills);
+        hold->kills_before = hold->own_kills + hold->kills_below;
     /* Said before it is done: the kernel may have killed, and the owner seen that, before the write returns. */
     publish(hold, MEMCG_EXPIRED);
     if (switch_killer_on(hold) == 0) {
@@ -212,6 +221,12 @@ void expire(struct hold *hold, int64_t now)
         publish(hold, MEMCG_OOM);
         hold->due = now + MILLISECOND;
     }
+}
+
+void expire(struct hold *hold)
+{
+    count_below(hold);
+    let_killer_in(hold, monotonic());
 }
 
 /* What an expiry came to is told when the OOM is over. */
@@ -225,7 +240,7 @@ static void hand_over(struct hold *hold, enum handed_over reason, int64_t now)
 {
     hold->reason = reason;
     hold->looks = 0;
-    hold->due = reason == ONCE_DONE ? NEVER : now + LOOK_LATER;
+    hold->due = now + LOOK_LATER;
     publish(hold, MEMCG_HANDED_OVER);
 }
 
@@ -249,6 +264,20 @@ static bool is_settling(const struct hold *hold)
     return state_of(hold) == MEMCG_EXPIRED && hold->killer_off;
 }
 
+/* What comes after an expiry that has killed so many. */
+static void end_expiry(struct hold *hold, uint64_t kills, int64_t now)
+{
+    count_expiry(hold, kills);
+    if ((hold->flags & MEMCG_ONCE) && !hold->renewed)
+        hand_over(hold, ONCE_DONE, now);
+    else if (kills)
+        hand_over(hold, TOTAL_SPENT, now);
+    else if (now - hold->expired_at >= PATIENCE)
+        hand_over(hold, NOTHING_TO_KILL, now);
+    else
+        rearm(hold, now);
+}
+
 static void wait_for_kill(struct hold *hold, const struct oom_control *control, int64_t now)
 {
     struct oom_control latest = *control;
@@ -259,29 +288,24 @@ static void wait_for_kill(struct hold *hold, const struct oom_control *control, 
         read_oom_control(hold->oom_control, &latest);
     uint64_t kills = kills_since(hold, &latest);
     int64_t waited = now - hold->expired_at;
-    if (kills && ((hold->flags & MEMCG_ONCE) || hold->spent >= hold->total)) {
-        count_expiry(hold, kills);
-        hand_over(hold, hold->flags & MEMCG_ONCE ? ONCE_DONE : TOTAL_SPENT, now);
-    } else if (kills) {
+    bool last = ((hold->flags & MEMCG_ONCE) && !hold->renewed) || hold->spent >= hold->total;
+    if (kills && !last) {
         /* Signals so far are of this OOM; those after the switch may be of the next. */
         drain(hold->ooms);
         if (switch_killer_off(hold) == 0)
             hold->looks = 0;
         hold->zero_since = hold->stuck_since = 0;
         hold->due = now + MILLISECOND;
-    } else if (over) {
-        count_expiry(hold, 0);
-        if (hold->flags & MEMCG_ONCE)
-            hand_over(hold, ONCE_DONE, now);
-        else
-            rearm(hold, now);
-    } else if (waited >= PATIENCE) {
-        count_expiry(hold, 0);
-        hand_over(hold, hold->flags & MEMCG_ONCE ? ONCE_DONE : NOTHING_TO_KILL, now);
+    } else if (kills || over || waited >= PATIENCE) {
+        end_expiry(hold, kills, now);
     } else {
-        /* Counting takes its time where there are many groups below, and others have deadlines too. */
-        int64_t pause = waited < 10 * MILLISECOND ? LOOK_FOR_KILL : MILLISECOND, counted = monotonic();
-        hold->due = counted + (pause > 2 * (counted - now) ? pause : 2 * (counted - now));
+        if (now - hold->woken_at >= LOOK_LATER) {
+            wake_sleepers(hold);
+            hold->woken_at = now;
+        }
+        /* Counting takes its time where there are many groups below, or many expiries; and others have deadlines. */
+        int64_t counted = monotonic(), least = (waited < LOOK_LATER ? LOOK_FOR_KILL : MILLISECOND) * (1 + expiries);
+        hold->due = counted + (least > 2 * (counted - now) ? least : 2 * (counted - now));
     }
 }
 
@@ -330,6 +354,10 @@ void set_delay(struct hold *hold, int64_t delay, int64_t now)
     case MEMCG_HANDED_OVER:
         hold->spent = 0;
         rearm(hold, now);
+        break;
+    case MEMCG_EXPIRED:
+        hold->renewed = 1;
+        publish(hold, MEMCG_EXPIRED);
         break;
     default:
         publish(hold, state_of(hold));
@@ -387,10 +415,13 @@ static void look_at_oom(struct hold *hold, const struct oom_control *control, ui
     }
     if (now < hold->deadline) {
         hold->due = next_look(hold, now);
-        if (hold->due > hold->deadline)
+        if (hold->due >= hold->deadline) {
             hold->due = hold->deadline;
-    } else if ((is_stuck(hold, control) || !has_room(hold)) && !awaits_victim(hold, now)) {
-        expire(hold, now);
+            count_below(hold);
+        }
+    } else if ((is_stuck(hold, control) || !has_room(hold)) &&
+               (now - hold->deadline >= PATIENCE || !awaits_victim(hold, now))) {
+        let_killer_in(hold, now);
     } else {
         hold->due = now + MILLISECOND;
     }
@@ -407,9 +438,11 @@ static void look_handed_over(struct hold *hold, const struct oom_control *contro
         hold->last_signal = now;
     bool over = is_over(hold, control, now);
     bool lowered = lower_limit(hold);
-    if (hold->reason == TOTAL_SPENT)
+    /* With no room, who goes on without success may take a while between two attempts. */
+    if (hold->reason == TOTAL_SPENT || !has_room(hold))
         over = hold->zero_since && now - hold->zero_since >= RECOVERY && now - hold->last_signal >= RECOVERY;
-    hold->due = hold->reason == ONCE_DONE && lowered ? NEVER : now + LOOK_FOR_ROOM;
+    wake_sleepers(hold);
+    hold->due = hold->reason == ONCE_DONE && lowered && hold->zero_since ? NEVER : now + LOOK_FOR_ROOM;
     if (over && hold->reason != ONCE_DONE)
         rearm(hold, now);
 }
@@ -417,6 +450,10 @@ static void look_handed_over(struct hold *hold, const struct oom_control *contro
 void look(struct hold *hold, int64_t now)
 {
     struct oom_control control;
+    if (!hold->in_use) {
+        look_back(hold, now);
+        return;
+    }
     uint64_t signals = drain(hold->ooms);
     bool pressed = drain(hold->pressure) > 0;
     long error = read_oom_control(hold->oom_control, &control);
@@ -425,9 +462,12 @@ void look(struct hold *hold, int64_t now)
         return;
     }
     if (error < 0) { /* for want of memory, perhaps */
+        hold->looks = 0;
         hold->due = now + MILLISECOND;
         return;
     }
+    if (hold->walk_all)
+        see_to_children(hold);
     hold->own_kills = control.kills;
     if (control.disabled != (hold->killer_off && !hold->kernel_delay)) {
         end_hold(hold, MEMCG_OVERRIDDEN);
@@ -452,4 +492,6 @@ void look(struct hold *hold, int64_t now)
     default:
         hold->due = NEVER;
     }
+    if (hold->walk_all && hold->due > now + LOOK_LATER)
+        hold->due = now + LOOK_LATER;
 }

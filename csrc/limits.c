@@ -35,13 +35,14 @@ long raise_limit(struct hold *hold, int64_t bytes, bool by, bool for_a_while, in
     if (memsw < UNLIMITED && (wanted > memsw || is_near(hold->memsw_usage, hold->memsw_limit)))
         wanted_memsw = memsw > UNLIMITED - (wanted - limit) ? UNLIMITED : memsw + (wanted - limit);
 
-    if (for_a_while || hold->former_limit) {
-        if (!hold->former_limit) {
-            hold->former_memsw = memsw;
-            hold->former_limit = limit;
+    struct raise before = hold->raise;
+    if (for_a_while) {
+        if (!hold->raise.former_limit) {
+            hold->raise.former_memsw = memsw;
+            hold->raise.former_limit = limit;
         }
-        hold->raised_memsw = wanted_memsw;
-        hold->raised_limit = wanted;
+        hold->raise.raised_memsw = wanted_memsw;
+        hold->raise.raised_limit = wanted;
         set_mark(hold, 0);
     }
     if (wanted_memsw != memsw)
@@ -51,8 +52,16 @@ long raise_limit(struct hold *hold, int64_t bytes, bool by, bool for_a_while, in
         if (error < 0 && wanted_memsw != memsw)
             write_number(hold->memsw_limit, memsw);
     }
-    if (error == 0)
+    if (error == 0) {
         *raised = wanted;
+        if (!for_a_while && hold->raise.former_limit) { /* now it is for good */
+            hold->raise = (struct raise){.former_limit = 0};
+            set_mark(hold, 0);
+        }
+    } else if (for_a_while) {
+        hold->raise = before;
+        set_mark(hold, 0);
+    }
     return error;
 }
 
@@ -66,23 +75,23 @@ static bool fits(int64_t bytes, int64_t limit)
 /* Takes back a limit that was raised for a while, where there is room for that; whether that is settled. */
 bool lower_limit(struct hold *hold)
 {
+    const struct raise raise = hold->raise;
     int64_t limit, usage, memsw = 0, memsw_usage = 0;
-    if (!hold->former_limit)
+    if (!raise.former_limit)
         return true;
     if (read_number(hold->limit, &limit) == 0 && read_number(hold->usage, &usage) == 0 &&
         (hold->memsw_limit < 0 ||
          (read_number(hold->memsw_limit, &memsw) == 0 && read_number(hold->memsw_usage, &memsw_usage) == 0))) {
         /* What somebody else has written since is theirs. */
-        if (limit == hold->raised_limit && limit != hold->former_limit &&
-            (!fits(usage, hold->former_limit) || write_number(hold->limit, hold->former_limit) == -EBUSY))
+        if (limit == raise.raised_limit && limit != raise.former_limit &&
+            (!fits(usage, raise.former_limit) || write_number(hold->limit, raise.former_limit) == -EBUSY))
             return false;
-        if (memsw == hold->raised_memsw && memsw != hold->former_memsw &&
-            (!fits(memsw_usage, hold->former_memsw) || write_number(hold->memsw_limit, hold->former_memsw) == -EBUSY))
+        if (memsw == raise.raised_memsw && memsw != raise.former_memsw &&
+            (!fits(memsw_usage, raise.former_memsw) || write_number(hold->memsw_limit, raise.former_memsw) == -EBUSY))
             return false;
     }
-    hold->former_limit = hold->former_memsw = hold->raised_limit = hold->raised_memsw = 0;
-    if (hold->in_use)
-        set_mark(hold, 0);
+    hold->raise = (struct raise){.former_limit = 0};
+    set_mark(hold, 0);
     return true;
 }
 

@@ -2,6 +2,7 @@
 #include "guard.h"
 
 int epoll_fd = -1, inotify_fd = -1;
+int expiries;
 static int timer_fd = -1;
 static int64_t timer_at = NEVER;
 
@@ -16,6 +17,8 @@ static void end(void) __attribute__((noreturn));
 static void end(void)
 {
     put_everything_back();
+    sys(SYS_shutdown, SOCKET, SHUT_RDWR);
+    linger();
     quit(0);
 }
 
@@ -64,9 +67,14 @@ static void read_changes(void)
 static void set_timer(void)
 {
     int64_t first = NEVER;
-    for (int i = 0; i < MEMCG_HOLDS; i++)
-        if (shared->holds[i].in_use && shared->holds[i].due < first)
-            first = shared->holds[i].due;
+    expiries = 0;
+    for (int i = 0; i < MEMCG_HOLDS; i++) {
+        const struct hold *hold = &shared->holds[i];
+        if (hold->due < first)
+            first = hold->due;
+        if (hold->due != NEVER && state_of(hold) == MEMCG_EXPIRED)
+            expiries++;
+    }
     if (first == timer_at)
         return;
     /* 0 would disarm it, where a moment that has passed is meant. */
@@ -86,7 +94,7 @@ static void look_where_due(void)
     timer_at = NEVER;
     int64_t now = monotonic();
     for (int i = 0; i < MEMCG_HOLDS; i++)
-        if (shared->holds[i].in_use && shared->holds[i].due <= now) {
+        if (shared->holds[i].due <= now) {
             look(&shared->holds[i], now);
             now = monotonic();
         }

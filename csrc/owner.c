@@ -104,11 +104,13 @@ static long set_up(struct hold *hold, const struct memcg_request *request, enum 
 
 static void take_down(struct hold *hold)
 {
-    if (hold->in_use)
+    if (hold->in_use) {
         put_back(hold);
-    close_group(hold);
+        leave(hold);
+    } else if (hold->due == NEVER) { /* and has not ended by itself just now */
+        close_group(hold);
+    }
     publish(hold, MEMCG_FREE);
-    clear(hold);
 }
 
 /* Whether the numbers left are enough, also for putting things back. */
@@ -128,7 +130,7 @@ static bool is_time(int64_t time)
 static void hold_group(const struct memcg_request *request, struct memcg_reply *reply)
 {
     struct hold *hold = shared->holds;
-    while (hold < shared->holds + MEMCG_HOLDS && records[hold - shared->holds].state != MEMCG_FREE)
+    while (hold < shared->holds + MEMCG_HOLDS && (state_of(hold) != MEMCG_FREE || hold->oom_control >= 0))
         hold++;
     reply->step = MEMCG_STEP_SLOT;
     if (hold == shared->holds + MEMCG_HOLDS) {
@@ -188,7 +190,7 @@ static void kill_victim(struct hold *hold, struct memcg_reply *reply)
 /* The OOM in hand is what an action is about; with none, or when the delay has run out, there is nothing to do. */
 static void act(struct hold *hold, const struct memcg_request *request, struct memcg_reply *reply)
 {
-    if (!has_oom(hold))
+    if (state_of(hold) != MEMCG_OOM)
         return;
     switch (request->kind) {
     case MEMCG_RAISE:
@@ -201,8 +203,8 @@ static void act(struct hold *hold, const struct memcg_request *request, struct m
         kill_victim(hold, reply);
         break;
     default:
-        expire(hold, monotonic());
-        reply->done = 1;
+        expire(hold);
+        reply->done = state_of(hold) == MEMCG_EXPIRED;
     }
 }
 
@@ -308,7 +310,10 @@ static void send_reply(const struct memcg_reply *reply, int fd)
                                           .cmsg_type = SCM_RIGHTS};
         *(int *)(void *)CMSG_DATA(&control.header) = fd;
     }
-    sys(SYS_sendmsg, SOCKET, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    long sent = sys(SYS_sendmsg, SOCKET, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    /* An owner that waits and gets no answer takes the guard to be lost. Then it shall be right about that. */
+    if (sent < 0 && sent != -EAGAIN)
+        sys(SYS_shutdown, SOCKET, SHUT_RDWR);
 }
 
 static bool is_page(int64_t bytes)

@@ -155,12 +155,24 @@ def test_raised_again_and_again(group: CgroupV1, hold: Hold, stuck: Worker) -> N
     wait_blocked(stuck)
     assert hold.raise_limit(by="1M", until_resolved=True)
     wait_blocked(stuck)
-    assert hold.raise_limit(by="64M")
+    assert hold.raise_limit(by="64M", until_resolved=True)
     assert stuck.answer() == "done"
     take(hold, OomResolved)
     assert group.limit == LIMIT + 66 * MiB
     assert stuck.do("free") == "done"
     wait_until(lambda: group.limit == LIMIT, "the limit is back")
+
+
+def test_raised_for_a_while_and_then_for_good(group: CgroupV1, hold: Hold, stuck: Worker) -> None:
+    """A raise without until_resolved stays, and all that was raised before it."""
+    assert hold.raise_limit(by="1M", until_resolved=True)
+    wait_blocked(stuck)
+    assert hold.raise_limit(by="64M")
+    assert stuck.answer() == "done"
+    take(hold, OomResolved)
+    assert stuck.do("free") == "done"
+    hold.close()
+    assert group.limit == LIMIT + 65 * MiB
 
 
 def test_the_hold_ends_before_there_is_room(group: CgroupV1) -> None:

@@ -83,12 +83,13 @@ def test_an_owner_that_is_blocked_itself(owners: Owners, nursery: memcg.Cgroup, 
     for _ in range(times):
         with trial(owners, nursery) as one:
             one.hold(DELAY)
+            assert one.owner.do("reserve", 4) == "done"
             assert one.owner.do("join", one.group.path) == "done"
             hog = one.start_inside()
             began = time.monotonic()
             hog.order("touch", 64)
             wait_until(lambda hog=hog: is_blocked(hog.pid), "the process is blocked")  # type: ignore[misc]
-            one.owner.order("touch", 4)
+            one.owner.order("touch_reserve")
             assert hog.wait() == -signal.SIGKILL
             late.append(time.monotonic() - began - DELAY)
             assert one.owner.answer() == "done"

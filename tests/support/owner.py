@@ -90,6 +90,16 @@ def touch(mib: str) -> None:
     touch_pages(map_memory(mib))
 
 
+def reserve(mib: str) -> None:
+    """Makes that many MiB ready, which a system call could not do in a group that is full."""
+    map_memory(mib)
+
+
+def touch_reserve() -> None:
+    """Uses what was made ready last."""
+    touch_pages(memory[-1])
+
+
 def free() -> None:
     """Gives all that back."""
     for pages in memory:
@@ -336,7 +346,7 @@ def fork_and_exec() -> str:
 ORDERS: dict[str, Callable[..., str | None]] = {
     function.__name__: function
     for function in (
-        *(join, be_victim, touch, free, flicker, hogs),
+        *(join, be_victim, touch, reserve, touch_reserve, free, flicker, hogs),
         *(hold, use, wait, act, watch, counts, lateness, release),
         *(hold_the_gil, ignore_interrupts, segfault, leave, become_another_program, lead_a_process_group),
         *(limit_files, hide_proc, become_init, fork, fork_and_exec),

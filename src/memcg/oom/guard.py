@@ -22,6 +22,8 @@ from ..fd import OwnedFd
 from ..pidfd import PidFD
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from .._ffi import Record, Reply
 
 PROGRAM = Path(__file__).parent.with_name("memcg-guard")
@@ -47,7 +49,17 @@ def _in_child() -> None:
     _current = None
 
 
-os.register_at_fork(after_in_child=_in_child)
+def turn() -> AbstractContextManager[object]:
+    """Within it, nobody else starts, asks or gives back a guard; nor does anybody fork, as a child that has the
+    socket without knowing it would keep the guard from seeing its owner go."""
+    return _turn
+
+
+os.register_at_fork(
+    before=lambda: turn().__enter__() and None,
+    after_in_parent=lambda: _turn.release(),
+    after_in_child=_in_child,
+)
 
 
 @final
@@ -68,6 +80,8 @@ class Guard:
             if error:
                 raise _start_error(-error)
             lib.memcg_guard_keep_from_children(self._socket.fileno(), stand_in())
+            # Before the number is free for others.
+            failure.callback(lib.memcg_guard_keep_from_children, -1, -1)
             with PidFD(self._owner) as owner:
                 processors = os.cpu_count() or 1
                 reply, table = self._call(lib.MEMCG_HELLO, fds=(owner.fileno(),), slot=processors, bytes=PAGESIZE)
@@ -129,12 +143,18 @@ class Guard:
     def lost_error(self) -> GuardLostError:
         """What is raised when it is gone; from then on it is."""
         self.lost = True  # the socket stays open, as others may be waiting for it to hang up
+        self.hang_up()  # should it be there after all
         if not self.pid:
             return GuardLostError(f"the guard ended before it was ready: {PROGRAM} cannot run here")
         return GuardLostError(
             f"the guard (process {self.pid}) is gone: its keeper has put everything back, and the kernel's OOM "
             f"killer is on again; for a hold with a new guard, call hold() again"
         )
+
+    def hang_up(self) -> None:
+        """Has the guard put everything back, and end, whoever else may have a copy of the socket."""
+        if os.getpid() == self._owner:
+            lib.memcg_guard_hang_up(self._socket.fileno())
 
     def _call(
         self,
@@ -157,8 +177,18 @@ class Guard:
         passed, received = ffi.new("int[]", list(fds)), ffi.new("int[]", [-1])
         if self.lost:
             raise self.lost_error()
-        with _turn:
-            error = lib.memcg_guard_call(self._socket.fileno(), request, passed, len(fds), reply, received, ANSWER)
+        reply.error = -1  # until there is an answer
+        try:
+            with _turn:
+                number = self._socket.pin()  # a signal handler may close the last hold
+                try:
+                    error = lib.memcg_guard_call(number, request, passed, len(fds), reply, received, ANSWER)
+                finally:
+                    self._socket.unpin()
+        except BaseException:  # of a signal handler, and perhaps the answer has come
+            if kind == lib.MEMCG_HOLD and not reply.error:
+                self.call(lib.MEMCG_RELEASE, slot=reply.slot)
+            raise
         if error in (-errno.EPIPE, -errno.ECONNRESET, -errno.ETIMEDOUT):
             raise self.lost_error()
         if error:
@@ -186,6 +216,8 @@ def release(guard: Guard) -> None:
         if _current is guard:
             lib.memcg_guard_keep_from_children(-1, -1)
             _current = None
+        with contextlib.suppress(ClosedError):
+            guard.hang_up()
         guard._socket.close()
 
 

@@ -17,6 +17,7 @@ from ..errors import (
     ClosedError,
     GuardLostError,
     HoldError,
+    KernelError,
     KillerDisabledError,
     NotSupportedError,
     kernel_error,
@@ -54,17 +55,19 @@ class HoldSource:
         self.group = group
         self.over: str | None = None
         """Once the last event has been told, the words for that."""
+        self.slot: int = -1
+        self._last: Record | None = None  # the last that is read
         with contextlib.ExitStack() as files:
             self.guard: guards.Guard = guards.acquire()
             files.callback(guards.release, self.guard)
             self._doorbell = files.enter_context(EventFD())
             # Before the hold, so that nothing is lost in between.
             self._kernel = files.enter_context(contextlib.closing(OomSourceV1(group)))
+            files.callback(self.end)
             reply = self._begin(delay, total, flags)
+            self.slot = reply.slot
             self._files = files.pop_all()
-        self.slot: int = reply.slot
         self.mechanism: Literal["guard", "kernel"] = "kernel" if reply.kernel else "guard"
-        self._last: Record | None = None  # the last that is read
         # What has been told, of the record's counts, and of the kernel's kills.
         self._ooms = self._resolved = self._expirations = self._expiry_kills = 0
         self._is_open = False
@@ -89,18 +92,37 @@ class HoldSource:
         """What the guard has to tell; after the end, what it had."""
         return self._last or self.guard.read(self.slot)
 
+    def call(
+        self, kind: int, *, flags: int = 0, delay: int = 0, bytes: int = 0, fds: tuple[int, ...] = ()
+    ) -> Reply:
+        """Asks the guard for something about this hold; see `Guard.call`."""
+        with guards.turn():  # as long as it is this hold that has the slot
+            if self._last is not None:
+                raise ClosedError("this hold is closed")
+            return self.guard.call(kind, slot=self.slot, flags=flags, delay=delay, bytes=bytes, fds=fds)
+
     def end(self) -> None:
         """Has the guard put everything back."""
-        if self._last is None:
-            record = self.guard.read(self.slot)
-            self.guard.call(lib.MEMCG_RELEASE, slot=self.slot)
-            self._last = record
+        with guards.turn():
+            if self._last is not None or self.slot < 0:
+                return
+            self._last = self.guard.read(self.slot)
+            try:
+                self.guard.call(lib.MEMCG_RELEASE, slot=self.slot)
+            except KernelError:  # there is no memory for a message
+                raise self.guard.lost_error() from None
 
     def close(self) -> None:
         """Gives everything up. In a forked child, that is a copy only."""
-        with contextlib.suppress(GuardLostError, ClosedError):
-            self.end()
-        self._files.close()
+        try:
+            with contextlib.suppress(GuardLostError, ClosedError):
+                self.end()
+        finally:
+            self._files.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):  # where a signal handler has raised before somebody could close it
+            self.close()
 
     # The beginning.
 
@@ -205,25 +227,24 @@ class HoldSource:
 
     def collect(self, ready: list[int] | None) -> list[HoldEvent]:
         """The events behind the files that are *ready*; None stands for all, for a last, thorough look."""
-        if ready is not None and self.guard.fileno() in ready:
-            raise self.guard.lost_error()
+        lost = ready is not None and self.guard.fileno() in ready
         self._doorbell.try_read()
         events: list[HoldEvent] = []
         try:
             self._collect(ready, events)
         except GuardLostError:
-            if not events:
-                raise
-            # What the kernel has told is not lost; the error comes with the next use.
+            lost = True
+        # What was told before is not lost: the error comes with the next use.
+        if lost and not events:
+            raise self.guard.lost_error()
         return events
 
     def _collect(self, ready: list[int] | None, events: list[HoldEvent]) -> None:
-        record = self.guard.read(self.slot)
-        if ready is None and record.state == lib.MEMCG_EXPIRED:
+        if ready is None and self.read().state == lib.MEMCG_EXPIRED:
             # Who caused the expiry may be gone: it is told now, not when the group has been quiet for a while.
-            self.guard.call(lib.MEMCG_LOOK, slot=self.slot, flags=lib.MEMCG_FINAL)
+            self.call(lib.MEMCG_LOOK, flags=lib.MEMCG_FINAL)
         removed = self._take(self._kernel.collect(ready), events)
-        record = self.guard.read(self.slot)
+        record = self.read()
         if record.kills != self._expiry_kills:
             removed = self._take(self._kernel.collect(None), events) or removed
         self._tell(record, events)
@@ -255,10 +276,10 @@ class HoldSource:
 
         Where the kernel's killer is on, it can be over before the guard has looked.
         """
-        if event.origin is not None and self.guard.read(self.slot).state != lib.MEMCG_HANDED_OVER:
+        if event.origin is not None and self.read().state != lib.MEMCG_HANDED_OVER:
             return True
-        self.guard.call(lib.MEMCG_LOOK, slot=self.slot)
-        record = self.guard.read(self.slot)
+        self.call(lib.MEMCG_LOOK)
+        record = self.read()
         return record.state not in (lib.MEMCG_ARMED, lib.MEMCG_HANDED_OVER) or record.ooms != self._ooms
 
     def _tell(self, record: Record, events: list[HoldEvent]) -> None:

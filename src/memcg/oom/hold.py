@@ -116,7 +116,7 @@ class Hold(Subscription[HoldEvent]):
     @property
     def deadline(self) -> float | None:
         """When the delay of the OOM in hand runs out, as `time.monotonic` has it; None where none runs."""
-        deadline = self._record().deadline
+        deadline = 0 if self.closed else self._record().deadline
         return deadline / 1e9 if deadline else None
 
     @property
@@ -175,7 +175,7 @@ class Hold(Subscription[HoldEvent]):
             by: Instead of *to*, how much more than now.
             until_resolved: Take it back once the OOM is over and usage allows, at the latest with the hold, if
                 usage allows then. There is no notification of that: the guard looks ten times a second. A limit
-                that somebody else has written meanwhile stays.
+                that somebody else has written meanwhile stays, and so does one that is raised again without this.
 
         Raises:
             InvalidValueError: no size, or not above the limit that there is; or not one of *to* and *by*.
@@ -276,9 +276,8 @@ class Hold(Subscription[HoldEvent]):
     def _call(
         self, kind: int, *, flags: int = 0, delay: int = 0, bytes: int = 0, fds: tuple[int, ...] = ()
     ) -> Reply:
-        source = self._source
         try:
-            return source.guard.call(kind, slot=source.slot, flags=flags, delay=delay, bytes=bytes, fds=fds)
+            return self._source.call(kind, flags=flags, delay=delay, bytes=bytes, fds=fds)
         except MemcgError:
             super()._check_usable(even_over=True)  # another thread, or a signal handler, may have closed it
             raise
