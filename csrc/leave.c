@@ -6,8 +6,8 @@
  */
 #include "guard.h"
 
-/* So many looks, the last after 64 ms. */
-#define LOOKS 7
+/* So many looks, the last after 16 ms. */
+#define LOOKS 5
 
 void wake_sleepers(const struct hold *hold)
 {
