@@ -235,14 +235,14 @@ def test_a_child_that_becomes_another_program(
 
 def find_in_namespace(init: int, pids: list[int]) -> list[int]:
     """What the processes with these PIDs, in the PID namespace that *init* leads, are called here."""
+    namespace = os.readlink(f"/proc/{init}/ns/pid")
     found = {}
     for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            here, *inner = map(int, lines["NSpid"].split())
-            if inner and lines["PPid"].strip() != "0" and lines["Name"].strip().startswith("memcg-"):
-                found[inner[0]] = here
-    assert os.readlink(f"/proc/{found[pids[0]]}/ns/pid") == os.readlink(f"/proc/{init}/ns/pid")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if os.readlink(status.parent / "ns/pid") == namespace:
+                lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+                here, *_, inner = map(int, lines["NSpid"].split())
+                found[inner] = here
     return [found[pid] for pid in pids]
 
 
