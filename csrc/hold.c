@@ -294,6 +294,7 @@ static void wait_for_kill(struct hold *hold, const struct oom_control *control, 
         drain(hold->ooms);
         if (switch_killer_off(hold) == 0)
             hold->looks = 0;
+        hold->last_signal = hold->woken_at = now;
         hold->zero_since = hold->stuck_since = 0;
         hold->due = now + MILLISECOND;
     } else if (kills || over || waited >= PATIENCE) {
@@ -315,7 +316,10 @@ static void settle(struct hold *hold, const struct oom_control *control, uint64_
         hold->stuck_since = 0;
     else if (!hold->stuck_since)
         hold->stuck_since = now;
-    bool told = signals && is_own_oom(hold, control);
+    if (signals)
+        hold->last_signal = now;
+    /* A signal alone may still be of the attempt that led to the kill. */
+    bool told = hold->stuck_since && hold->last_signal > hold->woken_at;
     /* The kernel does not signal who blocks while somebody else is just being killed. */
     if (told || (hold->stuck_since && now - hold->stuck_since >= QUIET)) {
         int64_t since = told ? now : hold->stuck_since;

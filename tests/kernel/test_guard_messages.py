@@ -213,7 +213,9 @@ def check_messages(
                     sender.disturb()
                 if number % 50 == 0 or number == count:
                     sender.tidy()
-                    assert peer.files() == files, f"seed {seed}: left open after message {number}"
+                    # What has just ended is looked after for a moment.
+                    what = f"seed {seed}: nothing is left open after message {number}"
+                    wait_until(lambda: peer.files() == files, what, 5)
                     assert not guard_is_gone(peer.pids)
                     assert [settings(each) for each in around] == before, f"seed {seed}"
                     assert_nothing_left_but_lock(group)
