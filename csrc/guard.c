@@ -6,9 +6,9 @@
  * Each is the child of the one before, and all share one table of holds and one table of open files. The guard does
  * the work. A parent is told by the kernel when its child dies and also when it is stopped, which nobody else is: so
  * the keeper watches the guard, and the warden watches the keeper. Who finds that its child is gone kills what is
- * left, puts everything back, and ends, and with the last of them the owner's socket closes. The warden has nobody
- * above. That it dies is seen by the guard, which then puts everything back; that it is stopped changes nothing, as
- * the other two are as good without it.
+ * left, puts everything back, hangs up on the owner, and ends. The guard in turn sees the other two die, and does the
+ * same. The warden has nobody above: that it is stopped is not noticed, and changes nothing, as the other two are as
+ * good without it.
  *
  * The library starts the program as an orphan, with its socket as file descriptor 3, and without arguments.
  */

@@ -56,7 +56,7 @@ def turn() -> AbstractContextManager[object]:
 
 
 os.register_at_fork(
-    before=lambda: turn().__enter__() and None,
+    before=lambda: _turn.acquire(),
     after_in_parent=lambda: _turn.release(),
     after_in_child=_in_child,
 )

@@ -305,8 +305,8 @@ def _check_limits(group: CgroupV1) -> None:
     limit = group.limit
     if limit is None:  # then there is none on memory with swap either, which cannot be the lower one
         raise NoLimitError(
-            f"{group.path} has no memory limit, so it never runs out of memory by itself: set one (cg.limit), or "
-            f"hold the group above it that has one"
+            f"{group.path} has no memory limit, so it never runs out of memory by itself: set one (cg.limit; "
+            f"the root cannot have one), or hold the group above or below it that has one"
         )
     ancestor = group.parent
     while ancestor is not None:
