@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import closing
 
 import pytest
 
 import memcg
 from memcg import MiB
+from memcg.notify.sources import OomSourceV1
 from support.events import (
     assert_told_as_signalled,
     bare_eventfd,
@@ -114,6 +116,28 @@ def test_eight_hogs_at_once_are_eight_kills(group: memcg.CgroupV1) -> None:
         assert kills(told) == group.oom.kills == 8
         # Nothing else is to come; an OOM that was signalled after the last kill may still be told.
         assert kills(events.until(finished(worker))) == 0
+
+
+def test_an_oom_after_the_wait_is_told_before_its_kill(group: memcg.CgroupV1) -> None:
+    """Who was woken by something else, and finds the kill of an OOM since then, tells the OOM first, and whose."""
+    child = group.create("child")
+    with (
+        closing(OomSourceV1(group)) as source,
+        closing(OomSourceV1(child)) as below,
+        Worker(child) as worker,
+    ):
+        source.collect(None)
+        below.collect(None)
+        assert worker.do("hogs 1 64") == "-9"
+        for each in (source, below):
+            told = each.collect([])
+            assert kinds(told) == [memcg.OomEvent, memcg.KernelKill]
+            assert origins(told) == [group]
+            assert kills(told) == 1
+            assert kinds(each.collect(None)) in (
+                [],
+                [memcg.OomEvent],
+            )  # whoever tried once more was signalled again
 
 
 def test_kills_that_nobody_took_one_by_one_add_up(group: memcg.CgroupV1) -> None:

@@ -163,6 +163,20 @@ class OomSourceV1:
         now = time.monotonic()
         if control is None:
             return self._removal(signals, below, now)
+        own_kills = (control.oom_kill or 0) - self._kills
+        self._kills += own_kills
+        kills = own_kills
+        # The groups below are for the looks that follow.
+        thorough = bool(below or not signals or ready is None)
+        if thorough:
+            kills += self._below.look(below)
+        if kills and not signals:
+            # What woke us was something else, and the OOM came meanwhile. It was signalled before it was counted,
+            # to the witnesses first, so they are asked after.
+            signals = _drain(self._event_fd)
+            late = self._take_others(None)
+            self._below.unmatched += late
+            below += late
         events: list[Event] = []
         if signals:
             under_oom, may_kill = control.under_oom, not control.oom_kill_disable
@@ -172,16 +186,11 @@ class OomSourceV1:
             if may_kill:
                 self._unmatched += signals
                 self._start_looking()
-        kills = (control.oom_kill or 0) - self._kills
-        if kills:
-            self._kills += kills
-            self._unmatched = max(0, self._unmatched - kills)
-        # The groups below are for the looks that follow.
-        if below or not signals or ready is None:
+        self._unmatched = max(0, self._unmatched - own_kills)
+        if below:
+            self._start_looking()
+        if thorough:
             self._remember_top()
-            kills += self._below.look(below)
-            if below:
-                self._start_looking()
         if kills:
             events.append(KernelKill(cgroup=self.group, time=now, count=kills))
         if self.due is not None or self._unmatched or self._heard_above or self._below.unmatched:
