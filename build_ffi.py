@@ -25,6 +25,13 @@ ffibuilder.cdef(
     int64_t memcg_file_system_magic(int fd);
     int memcg_timer_create(void);
     int memcg_timer_set(int fd, int64_t nanoseconds);
+    int memcg_inotify_create(void);
+    int memcg_inotify_add(int fd, int directory, uint32_t mask);
+    int memcg_inotify_remove(int fd, int watch);
+    int64_t memcg_poll_create(void);
+    int memcg_poll_begin(int64_t context, int fd, int events, int eventfd);
+    int memcg_poll_found(int64_t context);
+    void memcg_poll_destroy(int64_t context);
 
     int memcg_guard_socket(int *guards_end);
     int memcg_guard_start(const char *program, int guards_end);

@@ -22,6 +22,11 @@ WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("CI") else [])
 # The guard does without a C library where it knows the machine's system calls (csrc/sys.h): all of it is then a
 # few pages, which can be locked in memory.
 FREESTANDING = platform.machine() in ("x86_64", "aarch64")
+GUARD_SOURCES = [
+    *("csrc/guard.c", "csrc/loop.c", "csrc/owner.c", "csrc/hold.c", "csrc/group.c", "csrc/files.c"),
+    *("csrc/hold_v1.c", "csrc/group_v1.c", "csrc/limits.c", "csrc/children.c", "csrc/leave.c"),
+    *("csrc/hold_v2.c", "csrc/group_v2.c", "csrc/worker.c"),
+]
 GUARD_COMPILE = [
     *("-O2", "-DMEMCG_FREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-lto", "-fno-pie"),
     *("-U_FORTIFY_SOURCE", "-fno-tree-loop-distribute-patterns"),
@@ -65,10 +70,7 @@ setup(
         Executable("memcg.memcg-enter", ["csrc/enter.c"]),
         Executable(
             "memcg.memcg-guard",
-            [
-                f"csrc/{name}.c"
-                for name in ("guard", "loop", "owner", "hold", "leave", "group", "limits", "children", "files")
-            ],
+            GUARD_SOURCES,
             depends=["csrc/guard.h", "csrc/guard_protocol.h", "csrc/sys.h"],
             extra_compile_args=GUARD_COMPILE if FREESTANDING else [],
             extra_link_args=GUARD_LINK if FREESTANDING else [],

@@ -191,3 +191,27 @@ void forget_children(const struct hold *hold)
 {
     walk_below(hold->directory, forget, NULL, 0);
 }
+
+static bool add_threads(int group, void *data, int depth)
+{
+    (void)depth;
+    char text[4096];
+    int file = open_below(group, "cgroup.threads", O_RDONLY);
+    if (file < 0)
+        return true;
+    /* One number a line. */
+    for (long got; (got = sys(SYS_read, file, text, sizeof text)) > 0;)
+        for (long i = 0; i < got; i++)
+            *(uint64_t *)data += text[i] == '\n';
+    sys_close(&file);
+    return true;
+}
+
+/* How many threads there are in the group and below. */
+uint64_t count_threads(const struct hold *hold)
+{
+    uint64_t threads = 0;
+    add_threads(hold->directory, &threads, 0);
+    walk_below(hold->directory, add_threads, &threads, 0);
+    return threads;
+}

@@ -24,7 +24,7 @@ void add_number(struct text *text, int64_t number)
 }
 
 /* A decimal number, no more than INT64_MAX; what follows it is in *end. */
-static int64_t parse(const char *text, const char **end)
+int64_t parse(const char *text, const char **end)
 {
     int64_t number = 0;
     for (; *text >= '0' && *text <= '9'; text++) {
@@ -33,6 +33,26 @@ static int64_t parse(const char *text, const char **end)
     }
     *end = text;
     return number;
+}
+
+/* The value of a "key value" line, or -1 where there is none. */
+int64_t value_of(const char *text, const char *key)
+{
+    size_t n = length(key);
+    for (const char *line = text; *line;) {
+        size_t i = 0;
+        while (i < n && line[i] == key[i])
+            i++;
+        const char *end;
+        if (i == n && line[i] == ' ') {
+            for (line += i; *line == ' ';)
+                line++;
+            return parse(line, &end);
+        }
+        while (*line && *line++ != '\n')
+            ;
+    }
+    return -1;
 }
 
 /* Files, which are open already. */
@@ -50,12 +70,12 @@ long read_text(int fd, char *text, size_t size)
 long read_number(int fd, int64_t *number)
 {
     char text[32];
-    const char *end;
+    const char *end = text;
     long got = read_text(fd, text, sizeof text);
     if (got < 0)
         return got;
-    *number = parse(text, &end);
-    return end == text ? -EIO : 0;
+    *number = equal(text, "max\n") ? UNLIMITED : parse(text, &end);
+    return equal(text, "max\n") || end != text ? 0 : -EIO;
 }
 
 long read_oom_control(int fd, struct oom_control *control)

@@ -26,6 +26,8 @@ void quit(int status)
     /* A warden that somebody has stopped would stay behind. */
     if (shared && shared->warden_pidfd >= 0)
         sys(SYS_pidfd_send_signal, shared->warden_pidfd, SIGCONT, NULL, 0);
+    if (shared && shared->worker_pidfd >= 0)
+        sys(SYS_pidfd_send_signal, shared->worker_pidfd, SIGKILL, NULL, 0);
     for (;;)
         sys(SYS_exit_group, status);
 }
@@ -114,6 +116,22 @@ static void protect(void)
         sys(SYS_setpriority, PRIO_PROCESS, 0, -20);
 }
 
+void forget_priority(void)
+{
+    struct sched_param none = {.sched_priority = 0};
+    sys(SYS_sched_setscheduler, 0, SCHED_OTHER, &none);
+}
+
+/* Where one of the processes is, to be found out later without looking up a path. */
+void open_place(enum place place, int32_t pid)
+{
+    struct text path = {0, {0}};
+    add(&path, "/proc/");
+    add_number(&path, pid);
+    add(&path, "/cgroup");
+    shared->places[place] = (int)sys_openat(AT_FDCWD, path.bytes, O_RDONLY);
+}
+
 /*
  * Memory. Each process touches, and locks, all that it may ever use, before anybody relies on it: a page fault could
  * stop it when the owner's own group is out of memory.
@@ -180,7 +198,9 @@ static long share(void)
     if (place < 0)
         return place;
     shared = (struct shared *)place;
-    shared->guard_pidfd = shared->warden_pidfd = -1;
+    shared->guard_pidfd = shared->warden_pidfd = shared->worker_pidfd = shared->work = shared->worked = shared->meminfo = -1;
+    for (size_t i = 0; i < PLACES; i++)
+        shared->places[i] = -1;
     long table = sys(SYS_memfd_create, "memcg-holds", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (table < 0)
         return table;
@@ -199,7 +219,7 @@ static long share(void)
 /* Keeping. */
 
 /* A child that shares the open files. With an own copy of all memory but the tables. */
-static long fork_sharing_files(void)
+long fork_sharing_files(void)
 {
 #ifdef __s390x__
     return sys(SYS_clone, 0, CLONE_FILES | SIGCHLD, 0, 0, 0);
@@ -208,12 +228,14 @@ static long fork_sharing_files(void)
 #endif
 }
 
-/* Ends what is left below us: the child, whose number stays its own until it is waited for, and the guard. */
+/* Ends what is left below us: the child, whose number stays its own until it is waited for, guard, and worker. */
 static void kill_rest(int child)
 {
     sys(SYS_kill, child, SIGKILL);
     if (shared->guard_pidfd >= 0)
         sys(SYS_pidfd_send_signal, shared->guard_pidfd, SIGKILL, NULL, 0);
+    if (shared->worker_pidfd >= 0)
+        sys(SYS_pidfd_send_signal, shared->worker_pidfd, SIGKILL, NULL, 0);
 }
 
 static void await_death(int child)
@@ -238,7 +260,7 @@ static void keep(int child)
     if (error == 0 && info.si_code == CLD_EXITED && info.si_status == 0)
         quit(0);
     kill_rest(child);
-    enable_killers();
+    let_kernel_in();
     await_death(child); /* the guard may have been in the middle of a write: only now is what we write sure to stay */
     put_everything_back();
     sys(SYS_shutdown, SOCKET, SHUT_RDWR); /* the owner need not wait for the rest */

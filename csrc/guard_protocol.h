@@ -43,7 +43,8 @@ struct memcg_request {
     uint32_t unused;
     int64_t delay; /* nanoseconds; 0 is no limit */
     int64_t total; /* nanoseconds; 0 is no limit */
-    int64_t bytes;
+    int64_t bytes;  /* of HOLD: the headroom below memory.max, on cgroup v2; 0 is as much as it takes */
+    uint64_t path;  /* of HOLD: a hash of the group's path (64-bit FNV-1a), on cgroup v2 */
 };
 
 /* What the guard was doing when a request failed. */
@@ -61,6 +62,10 @@ enum memcg_step {
     MEMCG_STEP_SWITCH,
     MEMCG_STEP_LIMIT,
     MEMCG_STEP_SIGNAL,
+    MEMCG_STEP_FROZEN,   /* it is frozen already */
+    MEMCG_STEP_HIGH,     /* its memory.high, which is in `bytes`, is below the line */
+    MEMCG_STEP_HEADROOM, /* it needs that many `bytes` of headroom, which are more than half the limit */
+    MEMCG_STEP_WORKER,
 };
 
 enum memcg_locked {
@@ -80,7 +85,7 @@ struct memcg_reply {
     int32_t keeper;
     int32_t warden;
     uint32_t unused;
-    int64_t bytes;   /* of RAISE: the limit that is in force */
+    int64_t bytes;   /* of RAISE: the limit that is in force; of HOLD: what the step tells of */
 };
 
 enum memcg_state {
@@ -89,8 +94,15 @@ enum memcg_state {
     MEMCG_OOM,         /* an OOM, and the delay runs */
     MEMCG_EXPIRED,     /* the delay ran out: the kernel's killer is on until it has killed */
     MEMCG_HANDED_OVER, /* the kernel's killer stays on */
-    MEMCG_OVERRIDDEN,  /* somebody else wrote to the switch, and the hold is over */
+    MEMCG_OVERRIDDEN,  /* somebody else has interfered, and the hold is over */
     MEMCG_REMOVED,     /* the group is gone, and the hold with it */
+};
+
+/* Why a hold is overridden. */
+enum memcg_why {
+    MEMCG_WHY_SWITCH, /* the switch was written to */
+    MEMCG_WHY_HIGH,   /* memory.high was lowered below the line */
+    MEMCG_WHY_INSIDE, /* one of the guard's processes was moved into the group */
 };
 
 /* Times are nanoseconds on CLOCK_MONOTONIC, counts only grow. */
@@ -107,7 +119,11 @@ struct memcg_record {
     int64_t expired_time; /* when the kernel's killer was switched on */
     uint64_t told;        /* of the expirations, those whose kills are counted */
     uint64_t kills;       /* by the expirations that are told */
-    uint64_t unused[4];
+    uint32_t frozen;        /* whether all of the group is */
+    uint32_t why;           /* enum memcg_why */
+    uint64_t missed;        /* kernel kills by the group's own limit that the hold did not come before */
+    uint64_t false_freezes; /* how often it was frozen, and there was memory to be had after all */
+    int64_t headroom;
 };
 
 #endif

@@ -1,4 +1,4 @@
-/* Limits: how near a group is to its own, raising them, and taking that back. */
+/* Limits on cgroup v1: how near a group is to its own, raising them, and taking that back. */
 #include "guard.h"
 
 /* What is left free below a limit that is to be lowered, at most. */
@@ -98,4 +98,11 @@ bool lower_limit(struct hold *hold)
 bool has_room(const struct hold *hold)
 {
     return !is_near(hold->usage, hold->limit) && !is_near(hold->memsw_usage, hold->memsw_limit);
+}
+
+/* For a process that was moved away and still waits for room here: a page, until usage allows to take that back. */
+long wake_moved(struct hold *hold)
+{
+    int64_t raised;
+    return raise_limit(hold, shared->page, true, true, &raised);
 }

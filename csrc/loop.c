@@ -12,6 +12,11 @@ long wait_for(int fd, uint32_t events, uint64_t source)
     return sys(SYS_epoll_ctl, epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+long wait_for_hold(int fd, uint32_t events, const struct hold *hold)
+{
+    return wait_for(fd, events, HOLD + (uint64_t)(hold - shared->holds));
+}
+
 /* All is over: the owner has gone, or one of the three processes has. */
 static void end(void) __attribute__((noreturn));
 static void end(void)
@@ -36,9 +41,19 @@ static void look_at_all(int64_t now)
 {
     for (int i = 0; i < MEMCG_HOLDS; i++)
         if (shared->holds[i].in_use) {
-            see_to_children(&shared->holds[i]);
+            shared->holds[i].walk_all = 1;
             look(&shared->holds[i], now);
         }
+}
+
+/* The files that others may write, too. */
+static bool is_watched(const char *name)
+{
+    static const char *const names[] = {"memory.oom_control", "memory.max", "memory.high", "cgroup.freeze"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (equal(name, names[i]))
+            return true;
+    return false;
 }
 
 static void read_changes(void)
@@ -55,9 +70,9 @@ static void read_changes(void)
         struct hold *hold = watched_by(event->wd);
         if (!hold)
             continue;
-        if ((event->mask & IN_CREATE) && (event->mask & IN_ISDIR) && event->len)
+        if ((event->mask & IN_CREATE) && (event->mask & IN_ISDIR) && event->len && hold->oom_control >= 0)
             see_to_child(hold, event->name);
-        else if ((event->mask & IN_MODIFY) && event->len && equal(event->name, "memory.oom_control"))
+        else if ((event->mask & IN_MODIFY) && event->len && is_watched(event->name))
             look(hold, monotonic());
     }
 }
@@ -100,6 +115,22 @@ static void look_where_due(void)
         }
 }
 
+/* The worker is done with something, perhaps of a hold that is over. */
+static void look_at_work(void)
+{
+    uint64_t count;
+    sys(SYS_read, shared->worked, &count, sizeof count);
+    for (int i = 0; i < MEMCG_HOLDS; i++) {
+        struct hold *hold = &shared->holds[i];
+        if (__atomic_load_n(&hold->job, __ATOMIC_ACQUIRE) != DONE)
+            continue;
+        if (hold->in_use)
+            look(hold, monotonic());
+        else
+            close_reclaim(hold);
+    }
+}
+
 /* Each file is opened here, and used once, before the owner hears that the guard is ready. */
 static long prepare(void)
 {
@@ -120,6 +151,10 @@ static long prepare(void)
             return files[i].opened;
         *files[i].fd = (int)files[i].opened;
     }
+    open_place(GUARD, shared->guard);
+    open_place(KEEPER, shared->keeper);
+    open_place(WARDEN, shared->warden);
+    shared->meminfo = (int)sys_openat(AT_FDCWD, "/proc/meminfo", O_RDONLY);
     for (int i = 0; i < MEMCG_HOLDS; i++)
         clear(&shared->holds[i]);
     long error;
@@ -156,7 +191,11 @@ void guard(void)
             case OWNER_GONE:
             case KEEPER_GONE:
             case WARDEN_GONE:
+            case WORKER_GONE:
                 end();
+            case WORKED:
+                look_at_work();
+                break;
             case CHANGED:
                 read_changes();
                 break;

@@ -31,34 +31,14 @@ void clear(struct hold *hold)
 {
     *hold = (struct hold){
         .directory = -1, .oom_control = -1, .switch_file = -1, .usage = -1, .limit = -1, .failcnt = -1, .parent = -1,
-        .memsw_usage = -1, .memsw_limit = -1, .ooms = -1, .pressure = -1, .doorbell = -1, .victim = -1, .watch = -1,
+        .memsw_usage = -1, .memsw_limit = -1, .ooms = -1, .pressure = -1, .high = -1, .freeze = -1, .events = -1,
+        .local = -1, .core = -1, .stat = -1, .tasks = -1, .reclaim = -1, .swap = -1, .swap_limit = -1, .doorbell = -1, .victim = -1, .watch = -1,
         .due = NEVER, .deadline = NEVER,
     };
 }
 
-static long add_eventfd(int *fd, struct hold *hold)
-{
-    long event = sys(SYS_eventfd2, 0, O_CLOEXEC | O_NONBLOCK);
-    if (event < 0)
-        return event;
-    *fd = (int)event;
-    return wait_for(*fd, EPOLLIN, HOLD + (uint64_t)(hold - shared->holds));
-}
-
-static long watch(struct hold *hold)
-{
-    /* By the current directory, as /proc may not be there. */
-    long number = sys(SYS_fchdir, hold->directory);
-    if (number == 0)
-        number = sys(SYS_inotify_add_watch, inotify_fd, ".", IN_CREATE | IN_MODIFY | IN_ONLYDIR);
-    sys(SYS_chdir, "/");
-    if (number < 0)
-        return number;
-    hold->watch = (int)number;
-    return 0;
-}
-
-static long set_up(struct hold *hold, const struct memcg_request *request, enum memcg_step *step)
+static long set_up(struct hold *hold, const struct memcg_request *request, struct memcg_reply *reply,
+                   enum memcg_step *step)
 {
     long error = open_group(hold, passed[0], step);
     if (error < 0)
@@ -70,36 +50,18 @@ static long set_up(struct hold *hold, const struct memcg_request *request, enum 
     if (error < 0 && !(error == -EWOULDBLOCK && (request->flags & MEMCG_FOREIGN_LOCK)))
         return error;
     *step = MEMCG_STEP_MARK;
-    if (is_marked(hold)) /* before the killer: what an abandoned hold has left is to be repaired */
+    if (is_marked(hold)) /* before the group's state: what an abandoned hold has left is to be repaired */
         return -EEXIST;
-    *step = MEMCG_STEP_KILLER;
-    struct oom_control control;
-    int64_t kernel_delay = 0;
-    error = read_oom_control(hold->oom_control, &control);
-    if (error == 0 && hold->kernel_delay)
-        error = read_number(hold->switch_file, &kernel_delay);
-    if (error < 0)
+    if ((error = hold->mechanism->check(hold, reply, step)) < 0)
         return error;
-    if ((control.disabled || kernel_delay) && !(request->flags & MEMCG_TAKEOVER))
-        return -EEXIST;
-
     *step = MEMCG_STEP_MARK;
-    spare_children(hold); /* first, as whoever finds the mark switches the killer on in all that are not spared */
     if ((error = set_mark(hold, XATTR_CREATE)) < 0)
         return error;
     hold->in_use = 1; /* from here on it is put back, whatever happens */
     *step = MEMCG_STEP_WATCH;
-    if ((error = add_eventfd(&hold->ooms, hold)) < 0 || (error = add_eventfd(&hold->pressure, hold)) < 0 ||
-        (error = watch(hold)) < 0)
+    if ((error = watch(hold)) < 0)
         return error;
-    *step = MEMCG_STEP_REGISTER;
-    if ((error = register_events(hold)) < 0)
-        return error;
-    *step = MEMCG_STEP_SWITCH;
-    begin(hold);
-    if (hold->kernel_delay && control.disabled)
-        write_text(hold->oom_control, "0"); /* the delay is of no effect while the killer is off */
-    return switch_killer_off(hold);
+    return hold->mechanism->begin(hold, step);
 }
 
 static void take_down(struct hold *hold)
@@ -111,6 +73,12 @@ static void take_down(struct hold *hold)
         close_group(hold);
     }
     publish(hold, MEMCG_FREE);
+}
+
+/* Whether a new hold can have it: an earlier one may still look after late sleepers, or wait for its worker. */
+static bool is_free(const struct hold *hold)
+{
+    return state_of(hold) == MEMCG_FREE && hold->oom_control < 0 && hold->reclaim < 0;
 }
 
 /* Whether the numbers left are enough, also for putting things back. */
@@ -130,7 +98,7 @@ static bool is_time(int64_t time)
 static void hold_group(const struct memcg_request *request, struct memcg_reply *reply)
 {
     struct hold *hold = shared->holds;
-    while (hold < shared->holds + MEMCG_HOLDS && (state_of(hold) != MEMCG_FREE || hold->oom_control >= 0))
+    while (hold < shared->holds + MEMCG_HOLDS && !is_free(hold))
         hold++;
     reply->step = MEMCG_STEP_SLOT;
     if (hold == shared->holds + MEMCG_HOLDS) {
@@ -140,12 +108,15 @@ static void hold_group(const struct memcg_request *request, struct memcg_reply *
     enum memcg_step step = MEMCG_STEP_MESSAGE;
     long error = -EPROTO;
     clear(hold);
-    if (passed[0] >= 0 && passed[1] >= 0 && is_time(request->delay) && is_time(request->total)) {
+    if (passed[0] >= 0 && passed[1] >= 0 && is_time(request->delay) && is_time(request->total) &&
+        request->bytes >= 0) {
         hold->flags = request->flags;
         hold->delay = request->delay ? request->delay : NEVER;
         hold->total = request->total ? request->total : NEVER;
+        hold->wanted_headroom = request->bytes;
+        hold->path = request->path;
         step = MEMCG_STEP_FILES;
-        error = has_descriptors(passed[1] + 16) ? set_up(hold, request, &step) : -EMFILE;
+        error = has_descriptors(passed[1] + 16) ? set_up(hold, request, reply, &step) : -EMFILE;
     }
     if (error < 0)
         take_down(hold);
@@ -155,23 +126,30 @@ static void hold_group(const struct memcg_request *request, struct memcg_reply *
     reply->kernel = hold->kernel_delay;
 }
 
-static void raise_for(struct hold *hold, const struct memcg_request *request, struct memcg_reply *reply, bool wake)
+static void raise_for(struct hold *hold, const struct memcg_request *request, struct memcg_reply *reply)
 {
     int64_t former = 0, raised = 0, now = monotonic();
-    int64_t bytes = wake ? shared->page : request->bytes;
-    bool by = wake || (request->flags & MEMCG_BY), for_a_while = wake || (request->flags & MEMCG_UNTIL_RESOLVED);
     reply->step = MEMCG_STEP_LIMIT;
-    if (bytes <= 0 || bytes >= UNLIMITED) {
+    if (request->bytes <= 0 || request->bytes >= UNLIMITED) {
         reply->error = EPROTO;
         return;
     }
     read_number(hold->limit, &former);
-    long error = raise_limit(hold, bytes, by, for_a_while, &raised);
+    long error = hold->mechanism->raise_limit(hold, request->bytes, request->flags & MEMCG_BY,
+                                              request->flags & MEMCG_UNTIL_RESOLVED, &raised);
     reply->error = (int32_t)-error;
     reply->bytes = raised;
     reply->done = error == 0;
-    if (error == 0 && !wake && (former >= UNLIMITED ? bytes : raised - former) >= REAL_RAISE)
+    if (error == 0 && (former >= UNLIMITED ? request->bytes : raised - former) >= REAL_RAISE)
         restart_delay(hold, now);
+}
+
+static void wake(struct hold *hold, struct memcg_reply *reply)
+{
+    reply->step = MEMCG_STEP_LIMIT;
+    long error = hold->mechanism->wake(hold);
+    reply->error = (int32_t)-error;
+    reply->done = error == 0;
 }
 
 static void kill_victim(struct hold *hold, struct memcg_reply *reply)
@@ -194,16 +172,16 @@ static void act(struct hold *hold, const struct memcg_request *request, struct m
         return;
     switch (request->kind) {
     case MEMCG_RAISE:
-        raise_for(hold, request, reply, false);
+        raise_for(hold, request, reply);
         break;
     case MEMCG_WAKE:
-        raise_for(hold, request, reply, true);
+        wake(hold, reply);
         break;
     case MEMCG_KILL:
         kill_victim(hold, reply);
         break;
     default:
-        expire(hold);
+        hold->mechanism->expire(hold);
         reply->done = state_of(hold) == MEMCG_EXPIRED;
     }
 }
@@ -241,7 +219,7 @@ static void answer(const struct memcg_request *request, struct memcg_reply *repl
         return;
     case MEMCG_LOOK:
         if (hold->in_use && (request->flags & MEMCG_FINAL))
-            tell_expiry(hold);
+            hold->mechanism->tell_expiry(hold);
         return;
     case MEMCG_DELAY:
         if (is_time(request->delay)) {

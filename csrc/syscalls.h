@@ -16,5 +16,12 @@ int memcg_openat2(int directory, const char *path, uint64_t flags, uint64_t reso
 int64_t memcg_file_system_magic(int fd);
 int memcg_timer_create(void);
 int memcg_timer_set(int fd, int64_t nanoseconds);
+int memcg_inotify_create(void);
+int memcg_inotify_add(int fd, int directory, uint32_t mask);
+int memcg_inotify_remove(int fd, int watch);
+int64_t memcg_poll_create(void);
+int memcg_poll_begin(int64_t context, int fd, int events, int eventfd);
+int memcg_poll_found(int64_t context);
+void memcg_poll_destroy(int64_t context);
 
 #endif

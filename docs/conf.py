@@ -26,7 +26,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # The standard library: linking to it would take the network.
     ("py:.*", r"(abc|asyncio|collections|datetime|os|pathlib|subprocess|time|typing)\..*"),
-    ("py:class", r"(Read|Written|int \| .*|ControlFilesV1|PathOrText|Command|Stream|timedelta)"),
+    ("py:class", r"(Read|Written|int \| .*|ControlFilesV[12]|PathOrText|Command|Stream|timedelta)"),
     ("py:(class|obj)", r"memcg\.(cgroupfs|controls|spawn|notify)\..*"),
 ]
 

@@ -8,17 +8,31 @@ import sys
 if sys.platform != "linux":
     raise ImportError("memcg works with control groups, which only Linux has")
 
-from .cgroup import Cgroup, CgroupV1, Counter, current, of, open, root
+from .cgroup import Cgroup, CgroupV1, CgroupV2, Counter, current, of, open, root
 from .cgroupfs.files import (
     CommandFile,
     ControlFile,
     EventControlFile,
     EventSource,
     LimitFile,
+    Reclaim,
+    ReclaimFile,
     Register,
     WritableControlFile,
 )
+from .controls.peak import Peak
+from .controls.pressure import CpuPressure, IrqPressure, Percent, Pressure, PressureLine, Seconds
 from .controls.stat import Bytes, Count, MemoryStat, MemoryStatV1, NumaStatV1, OomControlV1, Pages
+from .controls.stat_v2 import (
+    CgroupEvents,
+    CgroupStat,
+    CgroupStatLocal,
+    MemoryEvents,
+    MemoryStatV2,
+    Microseconds,
+    NumaStatV2,
+    SwapEvents,
+)
 from .errors import (
     AccessDeniedError,
     AlreadyHeldError,
@@ -33,6 +47,7 @@ from .errors import (
     GuardLostError,
     HoldError,
     InsideHeldGroupError,
+    InternalProcessesError,
     InvalidTypeError,
     InvalidValueError,
     KernelError,
@@ -49,13 +64,29 @@ from .errors import (
 )
 from .eventfd import EventFD
 from .fd import OwnedFd
-from .notify.events import DelayExpired, Event, HoldEvent, KernelKill, OomEvent, OomResolved, Overridden, Removed
+from .notify.events import (
+    DelayExpired,
+    Emptied,
+    Event,
+    HighExceeded,
+    HoldEvent,
+    KernelKill,
+    OomEvent,
+    OomResolved,
+    Overridden,
+    Removed,
+    Stalled,
+    SystemStalled,
+    WatchFailed,
+)
 from .notify.subscription import Process, Subscription, Until
+from .notify.triggers import Empty, HighLimit, Oom, Stall, Trigger
 from .oom.control import OomController
 from .oom.guard import Locked
 from .oom.hold import Hold, HoldState, Rearm
 from .pidfd import PidFD
 from .spawn import PopenOptions
+from .system import System, system
 from .temporary import temporary
 from .units import GiB, KiB, MiB, format_size, parse_size
 
@@ -66,17 +97,24 @@ __all__ = (
     "Bytes",
     "Cgroup",
     "CgroupBusyError",
+    "CgroupEvents",
     "CgroupExistsError",
     "CgroupNotFoundError",
     "CgroupRemovedError",
+    "CgroupStat",
+    "CgroupStatLocal",
     "CgroupV1",
+    "CgroupV2",
     "ClosedError",
     "CommandFile",
     "ControlFile",
     "ControlFileMissingError",
     "Count",
     "Counter",
+    "CpuPressure",
     "DelayExpired",
+    "Emptied",
+    "Empty",
     "Event",
     "EventControlFile",
     "EventFD",
@@ -84,13 +122,17 @@ __all__ = (
     "FormatError",
     "GiB",
     "GuardLostError",
+    "HighExceeded",
+    "HighLimit",
     "Hold",
     "HoldError",
     "HoldEvent",
     "HoldState",
     "InsideHeldGroupError",
+    "InternalProcessesError",
     "InvalidTypeError",
     "InvalidValueError",
+    "IrqPressure",
     "KernelError",
     "KernelKill",
     "KiB",
@@ -99,14 +141,19 @@ __all__ = (
     "LimitFile",
     "Locked",
     "MemcgError",
+    "MemoryEvents",
     "MemoryStat",
     "MemoryStatV1",
+    "MemoryStatV2",
     "MiB",
+    "Microseconds",
     "NoLimitError",
     "NoMemoryControllerError",
     "NotACgroupError",
     "NotSupportedError",
     "NumaStatV1",
+    "NumaStatV2",
+    "Oom",
     "OomControlV1",
     "OomController",
     "OomEvent",
@@ -114,17 +161,31 @@ __all__ = (
     "Overridden",
     "OwnedFd",
     "Pages",
+    "Peak",
+    "Percent",
     "PidFD",
     "PopenOptions",
+    "Pressure",
+    "PressureLine",
     "Process",
     "ProcessNotFoundError",
     "Rearm",
+    "Reclaim",
+    "ReclaimFile",
     "Register",
     "Removed",
+    "Seconds",
+    "Stall",
+    "Stalled",
     "Subscription",
+    "SwapEvents",
+    "System",
+    "SystemStalled",
     "TooManyOpenFilesError",
+    "Trigger",
     "Until",
     "WaitTimeoutError",
+    "WatchFailed",
     "WritableControlFile",
     "current",
     "format_size",
@@ -132,6 +193,7 @@ __all__ = (
     "open",
     "parse_size",
     "root",
+    "system",
     "temporary",
 )
 

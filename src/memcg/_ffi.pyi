@@ -11,6 +11,7 @@ class Request:
     delay: int
     total: int
     bytes: int
+    path: int
 
 class Reply:
     error: int
@@ -36,6 +37,11 @@ class Record:
     expired_time: int
     told: int
     kills: int
+    frozen: int
+    why: int
+    missed: int
+    false_freezes: int
+    headroom: int
 
 class _Ints:
     def __getitem__(self, index: int) -> int: ...
@@ -68,6 +74,13 @@ class _Lib:
     def memcg_file_system_magic(self, fd: int) -> int: ...
     def memcg_timer_create(self) -> int: ...
     def memcg_timer_set(self, fd: int, nanoseconds: int) -> int: ...
+    def memcg_inotify_create(self) -> int: ...
+    def memcg_inotify_add(self, fd: int, directory: int, mask: int) -> int: ...
+    def memcg_inotify_remove(self, fd: int, watch: int) -> int: ...
+    def memcg_poll_create(self) -> int: ...
+    def memcg_poll_begin(self, context: int, fd: int, events: int, eventfd: int) -> int: ...
+    def memcg_poll_found(self, context: int) -> int: ...
+    def memcg_poll_destroy(self, context: int) -> None: ...
 
     MEMCG_HOLDS: int
     MEMCG_HELLO: int
@@ -97,6 +110,10 @@ class _Lib:
     MEMCG_STEP_SWITCH: int
     MEMCG_STEP_LIMIT: int
     MEMCG_STEP_SIGNAL: int
+    MEMCG_STEP_FROZEN: int
+    MEMCG_STEP_HIGH: int
+    MEMCG_STEP_HEADROOM: int
+    MEMCG_STEP_WORKER: int
     MEMCG_LOCKED_NONE: int
     MEMCG_LOCKED_HOT: int
     MEMCG_LOCKED_ALL: int
@@ -106,6 +123,9 @@ class _Lib:
     MEMCG_EXPIRED: int
     MEMCG_HANDED_OVER: int
     MEMCG_OVERRIDDEN: int
+    MEMCG_WHY_SWITCH: int
+    MEMCG_WHY_HIGH: int
+    MEMCG_WHY_INSIDE: int
     MEMCG_REMOVED: int
     def memcg_guard_socket(self, guards_end: _Ints) -> int: ...
     def memcg_guard_start(self, program: bytes, guards_end: int) -> int: ...

@@ -26,7 +26,8 @@
         ├── AccessDeniedError (PermissionError)           EACCES, EPERM, EROFS
         ├── ProcessNotFoundError (ProcessLookupError)     ESRCH
         ├── CgroupBusyError                               EBUSY
-        │   └── LimitBelowUsageError
+        │   ├── LimitBelowUsageError
+        │   └── InternalProcessesError                    cgroup v2: processes, or children with controllers
         └── TooManyOpenFilesError                         EMFILE, ENFILE
 
 Where there is an errno, the class is also the ``OSError`` that Python has for it, so ``except PermissionError``
@@ -77,7 +78,7 @@ class ControlFileMissingError(NotSupportedError, FileNotFoundError):
 
 
 class NoMemoryControllerError(MemcgError):
-    """No mounted cgroup hierarchy has the memory controller."""
+    """No mounted cgroup hierarchy has the memory controller; or, on v2, a group does not get it from above."""
 
 
 class NotACgroupError(MemcgError):
@@ -149,6 +150,10 @@ class CgroupBusyError(KernelError):
 
 class LimitBelowUsageError(CgroupBusyError):
     """Usage cannot be reclaimed below the new limit (EBUSY). The former limit is still in force."""
+
+
+class InternalProcessesError(CgroupBusyError):
+    """On cgroup v2 a group has either processes or children with controllers, and this would be both (EBUSY)."""
 
 
 class TooManyOpenFilesError(KernelError):

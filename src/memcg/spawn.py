@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, TypedDict, overload
 
+from .cgroupfs.delegation import joining_error
 from .errors import InvalidTypeError, InvalidValueError, KernelError, kernel_error, kernel_errors
 from .fd import OwnedFd, bookkeeping
 
@@ -34,6 +35,7 @@ _ENTER: Final = Path(__file__).with_name("memcg-enter")
 _REPORT: Final = struct.Struct("=ii")
 _STARTED: Final = 0
 _JOIN: Final = 1
+_TRIES: Final = 10
 
 
 class PopenOptions(TypedDict, total=False):
@@ -141,6 +143,8 @@ class Spawner:
         The child is in the group before its program's first instruction, and so is all that it starts. A
         ``preexec_fn`` runs before it joins; none is needed, and it is as unsafe with threads as ever.
 
+        In a group that is frozen (v2), the child stops as it joins, and this returns once it is thawed.
+
         Where the group is out of memory with its killer off, a program can hardly be started there: it needs
         memory for its arguments, which the kernel refuses (ENOMEM, E2BIG), or it ends at once, with status 127.
 
@@ -148,6 +152,7 @@ class Spawner:
             OSError: the program cannot be started, with the error of `subprocess.Popen`, such as
                 FileNotFoundError naming a program that does not exist.
             AccessDeniedError: the caller may not write the group's ``cgroup.procs``.
+            InternalProcessesError: on v2, the group gives controllers to its children, so it has no processes.
             CgroupRemovedError: the group is gone.
         """
         return _start(
@@ -210,20 +215,21 @@ def _launch(
         # By descriptor, as another user= may not reach the path where memcg is installed.
         enter = files.enter_context(_open_enter())
         passed = {procs.fileno(), status.fileno(), enter.fileno(), *pass_fds}
-        close_fds = options.get("close_fds", True)
-        if not close_fds and not pass_fds:
-            passed |= _inheritable_fds()
-            close_fds = True
+        inherits = not options.get("close_fds", True) and not pass_fds
         ours: PopenOptions = {
             **options,
             "executable": f"/proc/self/fd/{enter.fileno()}",
             "shell": False,
-            "close_fds": close_fds,
+            "close_fds": inherits or options.get("close_fds", True),
             "pass_fds": tuple(passed),
         }
         numbers = (procs.fileno(), status.fileno(), enter.fileno(), len(candidates))
+        arguments = ["memcg-enter", *map(str, numbers), *candidates, *command]
         try:
-            start(["memcg-enter", *map(str, numbers), *candidates, *command], **ours)
+            if inherits:
+                _start_inheriting(start, arguments, ours, passed)
+            else:
+                start(arguments, **ours)
             child.args = args
             status.close()
             failure = next((told for told in _reports(report) if told[0] != _STARTED), None)
@@ -238,8 +244,23 @@ def _launch(
         return  # the pipe was closed by exec
     step, number = failure
     if step == _JOIN:
-        raise kernel_error(number, "join the cgroup", directory.path)
+        raise joining_error(number, "join the cgroup", directory)
     raise OSError(number, os.strerror(number), program)
+
+
+def _start_inheriting(
+    start: Callable[..., None], arguments: list[str | PathOrText], options: PopenOptions, passed: set[int]
+) -> None:
+    """Starts the child with all files that a child inherits, and those *passed*."""
+    for tries_left in reversed(range(_TRIES)):
+        options["pass_fds"] = tuple(passed | _inheritable_fds())
+        try:
+            start(arguments, **options)
+            return
+        except OSError as error:
+            # Most likely, another thread has closed one of its files since the listing; nothing was run so far.
+            if error.errno != errno.EBADF or error.filename is not None or not tries_left:
+                raise
 
 
 def _reports(report: OwnedFd) -> Iterator[tuple[int, int]]:

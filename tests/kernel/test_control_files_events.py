@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def group(group_v1: CgroupV1) -> CgroupV1:
+    """All of this is of cgroup v1."""
+    return group_v1
+
+
+@pytest.fixture
 def event() -> Iterator[EventFD]:
     """An eventfd with nothing in it."""
     with EventFD() as event:
@@ -78,11 +84,11 @@ def test_oom_control_signals_an_oom(group: CgroupV1, event: EventFD) -> None:
     assert finish(hog) == 0
 
 
-def test_removal_signals_too(nursery: memcg.Cgroup, event: EventFD) -> None:
+def test_removal_signals_too(group: CgroupV1, event: EventFD) -> None:
     """The removal of the group adds 1 to each registered eventfd."""
-    with memcg.temporary(parent=nursery) as group:
-        assert isinstance(group, CgroupV1)
-        group.cgroup_event_control(event, CgroupV1.usage_in_bytes, "8M")
+    with memcg.temporary(parent=group) as removed:
+        assert isinstance(removed, CgroupV1)
+        removed.cgroup_event_control(event, CgroupV1.usage_in_bytes, "8M")
     assert event.read(timeout=30) == 1
 
 

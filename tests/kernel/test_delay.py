@@ -18,9 +18,9 @@ import pytest
 import memcg
 from memcg.oom.marks import read_mark
 from support.commands import MEMCG, run, run_as_nobody
-from support.holds import assert_nothing_left, guard_is_gone, held
-from support.marks import abandon, is_off, marks
-from support.processes import Worker, wait_blocked, wait_until
+from support.holds import assert_nothing_left, guard_is_gone, held, wait_stopped
+from support.marks import abandon, is_held, marks
+from support.processes import Worker, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ class Delay:
             self.process.terminate()
 
 
-def guard_of(group: memcg.CgroupV1) -> int:
+def guard_of(group: memcg.Cgroup) -> int:
     """The PID of the guard that holds *group*."""
     mark = read_mark(group)
     assert mark is not None
@@ -76,14 +76,14 @@ def guard_of(group: memcg.CgroupV1) -> int:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 128 + signal.SIGINT)]
 )
-def test_it_holds_until_a_signal_ends_it(group: memcg.CgroupV1, number: signal.Signals, status: int) -> None:
+def test_it_holds_until_a_signal_ends_it(group: memcg.Cgroup, number: signal.Signals, status: int) -> None:
     """While it runs, the group is held; a signal ends it, with the status that service managers and shells expect,
     and puts everything back."""
     with Delay(group, "10s") as delay:
         path = re.escape(group.cgroup_path)
         said = delay.line("is held")
         assert re.fullmatch(rf"{TIME}{path} is held: each OOM has 10 s before the kernel kills\n", said)
-        assert is_off(group)
+        assert is_held(group)
         guard = guard_of(group)
         ended, out, errors = delay.end(number)
         assert re.fullmatch(rf"{TIME}{path} is held no longer: the kernel's OOM killer is on again\n", out)
@@ -91,7 +91,7 @@ def test_it_holds_until_a_signal_ends_it(group: memcg.CgroupV1, number: signal.S
     assert_nothing_left(group, [guard])
 
 
-def test_what_happens_is_told(group: memcg.CgroupV1) -> None:
+def test_what_happens_is_told(group: memcg.Cgroup) -> None:
     """An OOM that lasts ends in a kill after the delay, one that somebody resolves does not; both are told."""
     with Delay(group, "500ms") as delay:
         delay.line("is held")
@@ -101,7 +101,7 @@ def test_what_happens_is_told(group: memcg.CgroupV1) -> None:
             said = delay.line("DelayExpired")
             assert re.fullmatch(rf"{TIME}DelayExpired: the delay ran out, and the kernel killed 1 process\n", said)
             assert worker.process.wait(timeout=30) == -signal.SIGKILL
-        assert is_off(group)
+        assert is_held(group)
         with Worker(group) as worker:
             worker.order("touch 64")
             delay.line("OomEvent")
@@ -112,7 +112,7 @@ def test_what_happens_is_told(group: memcg.CgroupV1) -> None:
     assert_nothing_left(group)
 
 
-def test_an_oom_of_a_group_above(group: memcg.CgroupV1) -> None:
+def test_an_oom_of_a_group_above(group: memcg.Cgroup) -> None:
     """An ancestor with a lower limit is warned of, and its OOM is told as its own, which nobody delays."""
     child = group.create("child", limit="64M")
     with Delay(child, "60s") as delay:
@@ -128,7 +128,7 @@ def test_an_oom_of_a_group_above(group: memcg.CgroupV1) -> None:
     assert_nothing_left(child)
 
 
-def test_a_group_that_is_removed(group: memcg.CgroupV1) -> None:
+def test_a_group_that_is_removed(group: memcg.Cgroup) -> None:
     """When the group is removed there is nothing left to do."""
     child = group.create("child", limit="16M")
     with Delay(child, "10s") as delay:
@@ -139,19 +139,23 @@ def test_a_group_that_is_removed(group: memcg.CgroupV1) -> None:
         assert re.fullmatch(rf"{TIME}Removed: the group was removed\n", out)
 
 
-def test_somebody_else_switches_the_killer(group: memcg.CgroupV1) -> None:
+WRITTEN = "somebody else has written to the group's OOM switch"
+
+
+def test_somebody_else_switches_the_killer(group_v1: memcg.CgroupV1) -> None:
     """A killer that somebody else has switched on is left so, and that is an end that nobody has asked for."""
+    group = group_v1
     with Delay(group, "10s") as delay:
         delay.line("is held")
         group.oom.enable()
         status, out, errors = delay.end(None)
         assert status == 1
-        assert re.fullmatch(rf"{TIME}Overridden: somebody else has switched the OOM killer\n", out)
-        assert errors == "memcg: the hold is over, since somebody else has switched the OOM killer\n"
+        assert re.fullmatch(rf"{TIME}Overridden: {WRITTEN}\n", out)
+        assert errors == f"memcg: the hold is over, since {WRITTEN}\n"
     assert_nothing_left(group)
 
 
-def test_a_guard_that_is_killed(group: memcg.CgroupV1) -> None:
+def test_a_guard_that_is_killed(group: memcg.Cgroup) -> None:
     """When the guard is gone, so is the hold: it says so, and fails, and the group is as it was."""
     with Delay(group, "10s") as delay:
         delay.line("is held")
@@ -164,7 +168,7 @@ def test_a_guard_that_is_killed(group: memcg.CgroupV1) -> None:
     assert_nothing_left(group, [guard])
 
 
-def test_only_the_first_oom_is_delayed(group: memcg.CgroupV1) -> None:
+def test_only_the_first_oom_is_delayed(group: memcg.Cgroup) -> None:
     """With --once, the kernel kills at once after the first delay that ran out."""
     with Delay(group, "300ms", "--once") as delay:
         delay.line("is held")
@@ -178,7 +182,7 @@ def test_only_the_first_oom_is_delayed(group: memcg.CgroupV1) -> None:
     assert_nothing_left(group)
 
 
-def test_the_sum_of_delays_is_bounded(group: memcg.CgroupV1) -> None:
+def test_the_sum_of_delays_is_bounded(group: memcg.Cgroup) -> None:
     """--total is passed on: one that is less than the delay is refused."""
     status, out, errors = run("delay", str(group.path), "10s", "--total", "5s")
     assert (status, out) == (1, "")
@@ -188,13 +192,17 @@ def test_the_sum_of_delays_is_bounded(group: memcg.CgroupV1) -> None:
         assert delay.end()[0] == 0
 
 
-def test_a_group_whose_killer_is_off(group: memcg.CgroupV1) -> None:
-    """That is somebody's will, and is refused, unless it is to be taken over; an abandoned hold is repaired."""
-    group.oom.disable()
+def test_a_group_that_is_stopped_already(group: memcg.Cgroup) -> None:
+    """With its killer off, or frozen, by somebody's will it is refused, unless it is to be taken over; what was
+    abandoned is repaired."""
+    if isinstance(group, memcg.CgroupV1):
+        group.oom.disable()
+    else:
+        group.freeze()
     status, out, errors = run("delay", str(group.path), "10s")
     assert (status, out) == (1, "")
-    assert "is off already" in errors
-    assert is_off(group)
+    assert re.search("is (off|frozen) already", errors)
+    assert is_held(group)
     with Delay(group, "10s", "--takeover") as delay:
         delay.line("is held")
         assert delay.end()[0] == 0
@@ -206,7 +214,7 @@ def test_a_group_whose_killer_is_off(group: memcg.CgroupV1) -> None:
     assert_nothing_left(group)
 
 
-def test_a_group_that_cannot_be_held(group: memcg.CgroupV1) -> None:
+def test_a_group_that_cannot_be_held(group: memcg.Cgroup) -> None:
     """A group that is held, that has no limit, that is not there or is another user's: each has its message."""
     unlimited = group.create("unlimited")
     for path, reason in (
@@ -246,7 +254,7 @@ def test_a_command_line_that_makes_no_sense(arguments: list[str], reason: str) -
     assert reason in errors
 
 
-def test_a_signal_at_any_moment(group: memcg.CgroupV1) -> None:
+def test_a_signal_at_any_moment(group: memcg.Cgroup) -> None:
     """However early it is told to end, nothing is left; before it has begun, the signal simply kills it."""
     for turn in range(12):
         with Delay(group, "10s") as delay:
@@ -278,15 +286,15 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
         yield manager, address
 
 
-def test_a_service_manager_is_told(group: memcg.CgroupV1, manager: tuple[socket.socket, str]) -> None:
+def test_a_service_manager_is_told(group: memcg.Cgroup, manager: tuple[socket.socket, str]) -> None:
     """It hears when the group is held, what happens there, and when that ends."""
     end, address = manager
     with Delay(group, "10s", NOTIFY_SOCKET=address) as delay:
         assert end.recv(1000).decode() == f"READY=1\nSTATUS={group.cgroup_path} is held, no OOM"
-        assert is_off(group)
+        assert is_held(group)
         with Worker(group) as worker:
             worker.order("touch 64")
-            wait_blocked(worker)
+            wait_stopped(worker)
             assert end.recv(1000).decode().startswith(f"STATUS={group.cgroup_path}: out of memory, ")
         assert end.recv(1000).decode() == f"STATUS={group.cgroup_path}: there is memory again"
         assert delay.end()[0] == 0
@@ -294,11 +302,11 @@ def test_a_service_manager_is_told(group: memcg.CgroupV1, manager: tuple[socket.
     assert_nothing_left(group)
 
 
-def test_a_service_manager_that_is_gone(group: memcg.CgroupV1) -> None:
+def test_a_service_manager_that_is_gone(group: memcg.Cgroup) -> None:
     """That is a warning, and the group is held all the same."""
     with Delay(group, "10s", NOTIFY_SOCKET="/none") as delay:
         delay.line("is held")
-        assert is_off(group)
+        assert is_held(group)
         status, _, errors = delay.end()
         assert status == 0
         assert "cannot tell the service manager at NOTIFY_SOCKET=/none: " in errors
@@ -306,7 +314,7 @@ def test_a_service_manager_that_is_gone(group: memcg.CgroupV1) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
 @pytest.mark.parametrize("turn", range(5))
-def test_all_of_it_killed_at_once(group: memcg.CgroupV1, turn: int) -> None:
+def test_all_of_it_killed_at_once(group: memcg.Cgroup, turn: int) -> None:
     """Killed together with its guard and keeper, as with a container, it may leave the group off: then doctor
     finds that and repairs it. In the end the kernel has killed the process that was blocked there."""
     inside = ["unshare", "--pid", "--fork", "--kill-child", *MEMCG, "delay", str(group.path), "60s"]
@@ -314,7 +322,7 @@ def test_all_of_it_killed_at_once(group: memcg.CgroupV1, turn: int) -> None:
         assert container.stdout is not None
         assert "is held" in container.stdout.readline()
         worker.order("touch 64")
-        wait_blocked(worker)
+        wait_stopped(worker)
         first = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
         container.kill()
         container.wait(timeout=30)

@@ -1,4 +1,4 @@
-"""``memcg doctor``: what it says of groups whose killer is off, and what it repairs."""
+"""``memcg doctor`` on cgroup v1: what it says of groups whose killer is off, and what it repairs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 ABANDONED = 3
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do that")
+
+
+@pytest.fixture
+def group(group_v1: memcg.CgroupV1) -> memcg.CgroupV1:
+    """A group of cgroup v1."""
+    return group_v1
 
 
 def doctor(*arguments: object, status: int, say: Callable[..., tuple[int, str, str]] = run) -> str:

@@ -1,6 +1,6 @@
 """What the kernel does and few expect, and what memcg makes of it, as real processes in a real group feel it.
 
-More of the kind is in test_limit.py and test_control_files.py (rounding, "no limit", files that differ between
+More of the kind is in test_limit.py and test_control_files_v1.py (rounding, "no limit", files that differ between
 kernels), test_oom_origin.py (who is told), test_oom_blocked.py (who is freed) and test_oom_removal.py (a removal
 signals like an OOM).
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def worker(group: memcg.CgroupV1) -> Iterator[Worker]:
+def worker(group: memcg.Cgroup) -> Iterator[Worker]:
     """A process in the group that uses 24 MiB."""
     with Worker(group) as worker:
         assert worker.do("touch 20") == "done"
@@ -34,26 +34,25 @@ def worker(group: memcg.CgroupV1) -> Iterator[Worker]:
 @pytest.mark.parametrize(
     "text", ["\n", "K", "", " ", "0x10", "010", "0x2000000", "-2", "99999999999999999999", "4095"]
 )
-def test_text_that_the_kernel_takes_for_a_tiny_limit(group: memcg.CgroupV1, worker: Worker, text: str) -> None:
+def test_text_that_the_kernel_takes_for_a_tiny_limit(group: memcg.Cgroup, worker: Worker, text: str) -> None:
     """What the kernel would read as 0, or in another base, is refused, and the process there lives on."""
     with group.oom.subscribe() as events:
-        with pytest.raises(memcg.InvalidValueError):
-            group.limit = text
-        with pytest.raises(memcg.InvalidValueError):
-            group.limit_in_bytes = text
+        for file in ["limit"] + (["limit_in_bytes"] if isinstance(group, memcg.CgroupV1) else ["max", "high"]):
+            with pytest.raises(memcg.InvalidValueError):
+                setattr(group, file, text)
         assert group.limit == 32 * MiB
         assert worker.do("touch 1") == "done"
         assert events.wait(0) is None
 
 
-def test_a_limit_rounds_down_to_a_page(group: memcg.CgroupV1) -> None:
+def test_a_limit_rounds_down_to_a_page(group: memcg.Cgroup) -> None:
     """The kernel's documentation says up; what is read back is what holds."""
     group.limit = 32 * MiB - 1
     assert group.limit == 32 * MiB - PAGESIZE
 
 
 @pytest.mark.parametrize("pid", ["0x1", "01", "1", 0, -1, True])
-def test_what_the_kernel_takes_for_another_process(group: memcg.CgroupV1, pid: int) -> None:
+def test_what_the_kernel_takes_for_another_process(group: memcg.Cgroup, pid: int) -> None:
     """cgroup.procs takes numbers in any base, and 0 for the writer: only a PID above 0 is let through."""
     init, own = memcg.of(1), memcg.current()
     with pytest.raises((memcg.InvalidTypeError, memcg.InvalidValueError), match="PID"):
@@ -63,8 +62,9 @@ def test_what_the_kernel_takes_for_another_process(group: memcg.CgroupV1, pid: i
     assert memcg.current() == own
 
 
-def test_a_system_call_fails_where_a_page_fault_would_block(group: memcg.CgroupV1, worker: Worker) -> None:
+def test_a_system_call_fails_where_a_page_fault_would_block(group_v1: memcg.CgroupV1, worker: Worker) -> None:
     """With the killer off, a read(2) that needs memory beyond the limit falls short, and nothing is told."""
+    group = group_v1
     group.oom.disable()
     with group.oom.subscribe() as events:
         got = int(worker.do("read 64"))
@@ -75,7 +75,7 @@ def test_a_system_call_fails_where_a_page_fault_would_block(group: memcg.CgroupV
         assert not group.oom.under_oom
 
 
-def test_a_system_call_kills_where_the_killer_is_on(group: memcg.CgroupV1, worker: Worker) -> None:
+def test_a_system_call_kills_where_the_killer_is_on(group: memcg.Cgroup, worker: Worker) -> None:
     """With the killer on, the same read(2) is an OOM like any other."""
     with group.oom.subscribe() as events:
         worker.order("read 64")
@@ -85,8 +85,9 @@ def test_a_system_call_kills_where_the_killer_is_on(group: memcg.CgroupV1, worke
         assert worker.process.wait() == -9
 
 
-def test_creating_a_group_below_may_kill(group: memcg.CgroupV1, worker: Worker) -> None:
+def test_creating_a_group_below_may_kill(group_v1: memcg.CgroupV1, worker: Worker) -> None:
     """A new group needs memory of its parent: at the limit, it is made, or ENOMEM, and a kill for it is told."""
+    group = group_v1
     with group.oom.subscribe() as events:
         group.limit = group.usage
         created = 0
@@ -99,14 +100,14 @@ def test_creating_a_group_below_may_kill(group: memcg.CgroupV1, worker: Worker) 
         assert kills(events.until(worker.process)) == group.oom.kills
 
 
-def test_lowering_a_limit_below_what_is_used(group: memcg.CgroupV1, worker: Worker) -> None:
+def test_lowering_a_limit_below_what_is_used(group: memcg.Cgroup, worker: Worker) -> None:
     """It is refused, nobody is killed or told, and what was in force stays so."""
     with group.oom.subscribe() as events:
         for limit in (16 * MiB, "8M", PAGESIZE):
             with pytest.raises(memcg.LimitBelowUsageError, match="former limit stays") as caught:
                 group.limit = limit
             assert caught.value.errno == errno.EBUSY
-            assert caught.value.filename == str(group.path / "memory.limit_in_bytes")
+            assert caught.value.filename in (f"{group.path}/memory.limit_in_bytes", f"{group.path}/memory.max")
         assert group.limit == 32 * MiB
         assert worker.do("touch 1") == "done"
         worker.process.kill()
@@ -114,8 +115,9 @@ def test_lowering_a_limit_below_what_is_used(group: memcg.CgroupV1, worker: Work
         assert group.oom.kills == 0
 
 
-def test_the_counter_of_signals_is_no_counter_of_kills(group: memcg.CgroupV1) -> None:
+def test_the_counter_of_signals_is_no_counter_of_kills(group_v1: memcg.CgroupV1) -> None:
     """The bare eventfd counts far more signals than there are kills; what memcg tells is what oom_kill says."""
+    group = group_v1
     with bare_eventfd(group) as bare, Worker(group) as worker, group.oom.subscribe() as events:
         assert worker.do("hogs 8 64").split() == ["-9"] * 8
         worker.process.kill()

@@ -51,14 +51,14 @@ class Pathlike:
     ],
 )
 def test_open_in_all_spellings(
-    group: memcg.CgroupV1, spell: Callable[[memcg.Cgroup], str | os.PathLike[str]]
+    group: memcg.Cgroup, spell: Callable[[memcg.Cgroup], str | os.PathLike[str]]
 ) -> None:
     """One group may be named by its path in the hierarchy or by its full path, written in any usual way."""
     found = memcg.open(spell(group))
     assert found == group
     assert found.cgroup_path == group.cgroup_path
     assert found.path == group.path
-    assert type(found) is memcg.CgroupV1
+    assert type(found) is type(group)
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/.", ".", "./"])
@@ -76,22 +76,21 @@ def test_the_root_is_where_the_hierarchy_is_mounted() -> None:
     assert memcg.open(root.path) == root
     assert memcg.open(f"{root.path}/") == root
     assert root.parent is None
-    assert (root.path / "memory.usage_in_bytes").exists()
-    assert root.usage > 0
-    assert root.limit is None
+    assert (root.path / "memory.stat").exists()
+    assert root.stat.anon > 0
 
 
-def test_of_follows_a_process(group: memcg.CgroupV1) -> None:
+def test_of_follows_a_process(group: memcg.Cgroup) -> None:
     """of() is the group that a process is in now, whichever moved it there."""
-    child = group.create("child")
-    with group.popen(SLEEP) as process:
-        assert memcg.of(process.pid) == group
+    child, sibling = group.create("child"), group.create("sibling")
+    with sibling.popen(SLEEP) as process:
+        assert memcg.of(process.pid) == sibling
         child.add(process.pid)
         assert memcg.of(process.pid) == child
         process.kill()
 
 
-def test_current_is_the_group_of_this_process(group: memcg.CgroupV1) -> None:
+def test_current_is_the_group_of_this_process(group: memcg.Cgroup) -> None:
     """current() is of() of this process, and moves with it."""
     assert memcg.current() == memcg.of(os.getpid())
     before = memcg.current()
@@ -115,7 +114,7 @@ def test_of_a_process_that_is_gone() -> None:
     assert caught.value.filename == f"/proc/{process.pid}/cgroup"
 
 
-def test_of_a_process_that_has_exited_but_was_not_waited_for(group: memcg.CgroupV1) -> None:
+def test_of_a_process_that_has_exited_but_was_not_waited_for(group: memcg.Cgroup) -> None:
     """A zombie has left its group as far as the kernel says: of() gives a group or says what is wrong."""
     process = group.popen(["/bin/true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -173,7 +172,7 @@ def test_a_path_that_cannot_be_meant(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["missing", "missing/below", "a" * 255, "a" * 256, "\udcff"])
-def test_a_group_that_is_not_there(group: memcg.CgroupV1, path: str) -> None:
+def test_a_group_that_is_not_there(group: memcg.Cgroup, path: str) -> None:
     """A path that nobody has is a CgroupNotFoundError, in both spellings, with the directory it would be."""
     for spelling in (f"{group.cgroup_path}/{path}", f"{group.path}/{path}"):
         with pytest.raises(memcg.CgroupNotFoundError) as caught:
@@ -183,7 +182,7 @@ def test_a_group_that_is_not_there(group: memcg.CgroupV1, path: str) -> None:
         assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_a_path_longer_than_linux_has(group: memcg.CgroupV1) -> None:
+def test_a_path_longer_than_linux_has(group: memcg.Cgroup) -> None:
     """A path beyond what the kernel takes is its ENAMETOOLONG, in our tree and with the path."""
     path = f"{group.cgroup_path}{'/a' * 5000}"
     with pytest.raises(memcg.KernelError) as caught:
@@ -215,14 +214,14 @@ def test_a_group_of_another_hierarchy() -> None:
             memcg.open(path)
 
 
-def test_a_control_file_is_no_group(group: memcg.CgroupV1) -> None:
+def test_a_control_file_is_no_group(group: memcg.Cgroup) -> None:
     """A file in a group's directory is not taken for a group, in either spelling."""
     for path in (f"{group.cgroup_path}/memory.stat", group.path / "memory.stat"):
         with pytest.raises(memcg.NotACgroupError, match=r"memory\.stat"):
             memcg.open(path)
 
 
-def test_a_symlink_to_a_group_is_not_followed(group: memcg.CgroupV1, tmp_path: Path) -> None:
+def test_a_symlink_to_a_group_is_not_followed(group: memcg.Cgroup, tmp_path: Path) -> None:
     """A symlink that somebody planted, to a group or to the whole hierarchy, leads nowhere."""
     (tmp_path / "group").symlink_to(group.path)
     (tmp_path / "mount").symlink_to(memcg.root().path)
@@ -265,7 +264,7 @@ for use in (lambda: memcg.open(sys.argv[1]), lambda: group.usage, lambda: group.
 """
 
 
-def test_what_is_mounted_over_a_group_is_not_taken_for_it(group: memcg.CgroupV1) -> None:
+def test_what_is_mounted_over_a_group_is_not_taken_for_it(group: memcg.Cgroup) -> None:
     """A file system mounted over the directory of a group is refused, and nothing is created in it."""
     lines = in_mount_namespace(COVER, group.cgroup_path).splitlines()
     assert len(lines) == 4
@@ -299,7 +298,7 @@ for outside in (lambda: memcg.of(stranger), lambda: memcg.open("/")):
 """
 
 
-def test_a_part_of_the_hierarchy_at_an_odd_place(group: memcg.CgroupV1, tmp_path: Path) -> None:
+def test_a_part_of_the_hierarchy_at_an_odd_place(group: memcg.Cgroup, tmp_path: Path) -> None:
     """Where only one group is mounted, under a name with a space, that is the root; all else cannot be seen."""
     place = tmp_path / "odd \\ place"
     place.mkdir()

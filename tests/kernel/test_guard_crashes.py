@@ -18,16 +18,17 @@ import pytest
 import memcg
 from memcg import MiB
 from memcg._ffi import lib
-from memcg.oom.marks import repair
+from memcg.oom.repair import repair
 from support.guards import Peer, request
-from support.marks import marks
-from support.processes import finish, start_hog, wait_blocked, wait_until
+from support.holds import wait_stopped
+from support.marks import is_held, marks
+from support.processes import finish, start_hog, wait_until
 from support.tracing import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memcg import CgroupV1
+    from memcg import Cgroup
 
 LIMIT = 32 * MiB
 HOUR = 3600 * 10**9
@@ -64,7 +65,7 @@ def _can_trace() -> None:
 class Sweep:
     """Kills guards of *group*, each *stride* steps further into what it does than the one before."""
 
-    group: CgroupV1
+    group: Cgroup
     stride: int
     whole: bool
     """Whether its keepers die with it, and the next one repairs."""
@@ -93,12 +94,12 @@ class Sweep:
 
 
 @pytest.fixture(params=[False, True], ids=["the guard", "all three"])
-def sweep(group: CgroupV1, stride: int, request: pytest.FixtureRequest) -> Sweep:
+def sweep(group: Cgroup, stride: int, request: pytest.FixtureRequest) -> Sweep:
     """Of guards that die alone, or with their keepers."""
     return Sweep(group, stride, request.param)
 
 
-def ask_to_hold(peer: Peer, group: CgroupV1) -> None:
+def ask_to_hold(peer: Peer, group: Cgroup) -> None:
     """Sends the request, and does not wait for the answer."""
     with contextlib.ExitStack() as files:
         fds = [os.open(group.path, os.O_RDONLY), os.eventfd(0, os.EFD_NONBLOCK)]
@@ -108,24 +109,32 @@ def ask_to_hold(peer: Peer, group: CgroupV1) -> None:
 
 
 @pytest.fixture
-def off(group: CgroupV1) -> Iterator[CgroupV1]:
-    """A group below *group* whose killer is off before the hold."""
+def job(group: Cgroup) -> Cgroup:
+    """A group below *group*, for processes, as on v2 these are not in a group with children."""
+    return group.create("job")
+
+
+@pytest.fixture
+def off(group: Cgroup) -> Iterator[Cgroup]:
+    """A group below *group* whose killer, on v1, is off before the hold."""
     with memcg.temporary(name="off", parent=group) as child:
-        assert isinstance(child, memcg.CgroupV1)
-        child.oom.disable()
+        if isinstance(child, memcg.CgroupV1):
+            child.oom.disable()
         yield child
 
 
-def assert_put_back(group: CgroupV1, off: CgroupV1) -> None:
+def assert_put_back(group: Cgroup, off: Cgroup) -> None:
     """Proves that the former state of *group* is back, but perhaps for a mark that the next one removes."""
-    assert group.oom.killer_enabled, "left off"
-    assert not off.oom.killer_enabled, "what was off before is on"
+    assert not is_held(group), "left off, or frozen"
+    assert is_held(off) == isinstance(off, memcg.CgroupV1), "what was off before is on"
     assert group.limit == LIMIT
+    if isinstance(group, memcg.CgroupV2):
+        assert group.high is None
     assert repair(group).failed == ()
     assert marks(group) == []
 
 
-def test_while_it_begins_a_hold(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> None:
+def test_while_it_begins_a_hold(group: Cgroup, off: Cgroup, sweep: Sweep) -> None:
     """However far the guard came, the killer is on, and one that was off before still is off."""
     steps = sweep.run(
         prepare=lambda peer: None,
@@ -135,7 +144,7 @@ def test_while_it_begins_a_hold(group: CgroupV1, off: CgroupV1, sweep: Sweep) ->
     assert steps > 40
 
 
-def test_while_it_ends_a_hold(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> None:
+def test_while_it_ends_a_hold(group: Cgroup, off: Cgroup, sweep: Sweep) -> None:
     """The keeper ends what the guard has begun: the killer on, there and below, and no mark."""
 
     def prepare(peer: Peer) -> None:
@@ -147,7 +156,7 @@ def test_while_it_ends_a_hold(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> N
         assert marks(group) == []
         assert_put_back(group, off)
         for child in (memcg.open(group.path / "child"), memcg.open(group.path / "child" / "grandchild")):
-            assert child.oom.killer_enabled, f"left off: {child.path}"
+            assert not is_held(child), f"left off: {child.path}"
             child.path.rmdir() if child.path.name == "grandchild" else None
         (group.path / "child").rmdir()
 
@@ -155,7 +164,8 @@ def test_while_it_ends_a_hold(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> N
     assert steps > 20
 
 
-def test_while_it_sees_to_a_child(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> None:
+@pytest.mark.usefixtures("group_v1")
+def test_while_it_sees_to_a_child(group: Cgroup, off: Cgroup, sweep: Sweep) -> None:
     """A group that is made during the hold, and one below it, have the killer on when all is over."""
 
     def act(peer: Peer) -> None:
@@ -175,14 +185,14 @@ def void(_: object) -> None:
     """For what returns something that nobody wants."""
 
 
-def test_while_it_lets_the_killer_in(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> None:
+def test_while_it_lets_the_killer_in(group: Cgroup, job: Cgroup, off: Cgroup, sweep: Sweep) -> None:
     """During an expiry and the re-arming after it, nobody stays blocked, and the killer is on."""
     hogs = []
 
     def prepare(peer: Peer) -> None:
         peer.hold(group, delay=HOUR)
-        hogs.append(start_hog(group, 64))
-        wait_blocked(hogs[-1])
+        hogs.append(start_hog(job, 64))
+        wait_stopped(hogs[-1])
 
     def check() -> None:
         assert finish(hogs[-1]) == -signal.SIGKILL
@@ -191,13 +201,13 @@ def test_while_it_lets_the_killer_in(group: CgroupV1, off: CgroupV1, sweep: Swee
     sweep.run(prepare, lambda peer: peer.send(request(lib.MEMCG_EXPIRE)), check)
 
 
-def test_while_it_raises_the_limit(group: CgroupV1, off: CgroupV1, sweep: Sweep) -> None:
+def test_while_it_raises_the_limit(group: Cgroup, job: Cgroup, off: Cgroup, sweep: Sweep) -> None:
     """A limit that was to be raised for a while is what it was, if there is room."""
 
     def prepare(peer: Peer) -> None:
         slot = peer.hold(group, delay=HOUR)
-        hog = start_hog(group, 64)
-        wait_blocked(hog)
+        hog = start_hog(job, 64)
+        wait_stopped(hog)
         wait_until(lambda: peer.record(slot).state == lib.MEMCG_OOM, "the guard knows")
         hogs.append(hog)
 

@@ -109,7 +109,7 @@ def test_children(group: CgroupV1) -> None:
 
 def test_a_group_that_goes(group: CgroupV1) -> None:
     """The end of a held group is told."""
-    with memcg.temporary(parent=group, limit="8M") as child, held(child, 60) as hold:  # type: ignore[arg-type]
+    with memcg.temporary(parent=group, limit="8M") as child, held(child, 60) as hold:
         child.path.rmdir()
         take(hold, Removed)
 
@@ -167,5 +167,5 @@ def test_many_holds(nursery: memcg.Cgroup) -> None:
         for hold in holds:
             hold.close()
         for group in parent.children():
-            assert_nothing_left(group, pids)  # type: ignore[arg-type]
+            assert_nothing_left(group, pids)
             group.path.rmdir()

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcg
-from support.marks import is_off
+from support.marks import is_held, is_off
 from support.owners import AT_ALL, LONG, STORM, TIMES, Owners, trial
+from support.pace import at_most
 from support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def owners() -> Iterator[Owners]:
         yield owners
 
 
-# Groups below.
+# Groups below, which on cgroup v1 inherit the switch.
 
 
 @contextlib.contextmanager
@@ -75,6 +76,7 @@ def count_below(top: memcg.Cgroup) -> int:
 
 
 @repeated
+@pytest.mark.usefixtures("group_v1")
 def test_groups_made_during_the_hold(owners: Owners, nursery: memcg.Cgroup, times: int) -> None:
     """Each has its killer on soon after it was made, though it inherits the switch, and whatever comes later."""
     made = 0
@@ -84,7 +86,7 @@ def test_groups_made_during_the_hold(owners: Owners, nursery: memcg.Cgroup, time
             with making_groups(one.group, 10):
                 wait_until(lambda one=one: count_below(one.group) == 30, "all are made")  # type: ignore[misc]
             wait_until(lambda one=one: count_off(one.group) == 0, "all are on")  # type: ignore[misc]
-            assert one.read()[0]
+            assert one.read().held
             one.owner.signal(signal.SIGKILL)
             one.wait_restored(time.monotonic())
             wait_until(lambda one=one: not one.guards_left(), "the guard has ended")  # type: ignore[misc]
@@ -94,6 +96,7 @@ def test_groups_made_during_the_hold(owners: Owners, nursery: memcg.Cgroup, time
 
 
 @repeated
+@pytest.mark.usefixtures("group_v1")
 def test_groups_made_during_an_expiry(owners: Owners, nursery: memcg.Cgroup, times: int) -> None:
     """None that is made while the killer goes on and off again keeps it off."""
     made = 0
@@ -104,7 +107,7 @@ def test_groups_made_during_an_expiry(owners: Owners, nursery: memcg.Cgroup, tim
             with making_groups(one.group, 200):
                 one.wait_killed()
                 assert hog.wait() == -signal.SIGKILL
-                wait_until(lambda one=one: one.read()[0], "the killer is off again")  # type: ignore[misc]
+                one.wait_held()
                 wait_until(lambda one=one: count_below(one.group) > 0, "one was made")  # type: ignore[misc]
             wait_until(lambda one=one: count_off(one.group) == 0, "all are on")  # type: ignore[misc]
             made += count_below(one.group)
@@ -112,6 +115,7 @@ def test_groups_made_during_an_expiry(owners: Owners, nursery: memcg.Cgroup, tim
 
 
 @repeated
+@pytest.mark.usefixtures("group_v1")
 @pytest.mark.parametrize(
     ("who", "number"),
     [
@@ -137,7 +141,7 @@ def test_groups_made_while_the_guard_dies(
                 else:
                     os.kill(one.pids[("guard", "keeper").index(who)], number)
                 one.wait_restored(time.monotonic())
-                wait_until(lambda one=one: not one.guards_left(), "all three have ended")  # type: ignore[misc]
+                wait_until(lambda one=one: not one.guards_left(), "all of them have ended")  # type: ignore[misc]
             made += count_below(one.group)
             assert count_off(one.group) == 0
     assert made > 8 * times
@@ -161,7 +165,7 @@ def test_32_processes_at_once(owners: Owners, nursery: memcg.Cgroup, storm: tupl
     """However many are blocked by an OOM, they have one delay together, and one of them is killed."""
     kills = Counter[tuple[int, int]]()
     for _ in range(times):
-        with trial(owners, nursery, limit="16M") as one:
+        with trial(owners, nursery, limit="64M") as one:
             one.hold(DELAY)
             one.owner.order("watch", 1)
             parent = one.start_inside(victim=False)
@@ -199,17 +203,17 @@ def test_a_page_freed_again_and_again(owners: Owners, nursery: memcg.Cgroup, tim
     assert min(late) >= 0
     assert max(late) <= AT_ALL
     if times >= 10:
-        assert statistics.median(late) <= 0.1
+        assert statistics.median(late) <= at_most(0.1)
 
 
 @pytest.mark.parametrize("expiries", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_fork_storm(owners: Owners, nursery: memcg.Cgroup, storm: tuple[str, ...], expiries: int) -> None:
     """Of a group that is under OOM all the time, a process is killed at each expiry: never none."""
-    with trial(owners, nursery, limit="16M") as one:
+    with trial(owners, nursery, limit="32M") as one:
         one.hold(DELAY)
         one.owner.order("watch", expiries)
-        # Each of them has at least 1 MiB, of 16, and in the end it is quiet.
-        one.start_inside(victim=False).order("become_another_program", *storm, expiries * 3 // 2 + 20, 1)
+        # Each of them has at least 1 MiB, of 32, and in the end it is quiet.
+        one.start_inside(victim=False).order("become_another_program", *storm, expiries * 3 // 2 + 40, 1)
         told = json.loads(one.owner.answer())
         assert_one_kill_each(Counter((killed, count) for killed, count in told))
 
@@ -230,10 +234,10 @@ def test_two_holds_on_one_group(owners: Owners, nursery: memcg.Cgroup, times: in
             refused = other.do("hold", LONG, one.group.path)
             assert refused.startswith("AlreadyHeldError: ")
             assert f"process {one.owner.pid} (its guard is process {one.pids[0]})" in refused
-            assert one.read()[0]
+            assert one.read().held
             assert one.owner.do("release") == "done"
             one.note_guards(other.do("hold", LONG, one.group.path))
-            assert one.read()[0]
+            assert one.read().held
 
 
 @repeated
@@ -256,18 +260,20 @@ def test_a_race_for_one_group(owners: Owners, nursery: memcg.Cgroup, times: int)
 
 @pytest.mark.slow
 def test_a_thousand_groups(owners: Owners, nursery: memcg.Cgroup) -> None:
-    """One guard keeps the delay of 100 groups under OOM at once, of 1,000, and needs no more than 1 MiB."""
+    """One guard keeps the delay of many groups under OOM at once, of 1,000, and needs no more than 1 MiB."""
     with trial(owners, nursery) as one:
+        is_v1 = isinstance(one.group, memcg.CgroupV1)
+        limit, mib, number = ("2M", 8, 100) if is_v1 else ("16M", 24, 20)  # on v2, a group needs 8 MiB of headroom
         one.group.limit = None
-        paths = [one.group.create(f"{number}", limit="2M").path for number in range(1000)]
-        one.hold(2, *paths)
+        paths = [one.group.create(f"{number}", limit=limit).path for number in range(1000)]
+        one.hold(at_most(2), *paths)
         for pid in one.pids:
             status = Path(f"/proc/{pid}/status").read_text().split()
             assert int(status[status.index("VmRSS:") + 1]) <= 1024
-        one.start().order("hogs", *paths[::10])
-        late, kills = json.loads(one.owner.do("lateness", 100))
-        assert kills == [1] * 100, Counter(kills)
+        one.start().order("hogs", mib, *paths[:: 1000 // number])
+        late, kills = json.loads(one.owner.do("lateness", number))
+        assert kills == [1] * number, Counter(kills)
         assert min(late) >= 0
-        assert max(late) <= 0.1
+        assert max(late) <= at_most(0.1)
         assert one.owner.do("release") == "done"
-        assert count_off(one.group) == 0
+        assert not any(is_held(group) for group in one.group.walk())

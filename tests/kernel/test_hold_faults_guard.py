@@ -13,6 +13,7 @@ import pytest
 
 import memcg
 from support.owners import AT_ALL, LONG, TIMES, Owners, Trial, assert_prompt, trial
+from support.pace import at_most
 from support.processes import state, wait_until
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_one_of_the_three(
             for order in ("use", "wait", "use"):
                 assert one.owner.do(order).startswith("GuardLostError: ")
             assert one.owner.do("release") == "done"
-            wait_until(lambda one=one: not one.guards_left(), "all three have ended", 10)  # type: ignore[misc]
+            wait_until(lambda one=one: not one.guards_left(), "all of them have ended", 10)  # type: ignore[misc]
     assert_prompt(took)
 
 
@@ -86,8 +87,8 @@ def test_a_new_hold_after_a_lost_one(owners: Owners, nursery: memcg.Cgroup, time
             one.hold(DELAY)
             assert not set(lost) & set(one.pids)
             assert one.start_inside().do("touch", 64) == ""
-            wait_until(lambda one=one: one.read()[0], "the killer is off again")  # type: ignore[misc]
-            assert one.read()[2] == 1
+            one.wait_held()
+            assert one.read().kills == 1
 
 
 # All at once, and one after the other.
@@ -143,15 +144,15 @@ def test_a_stopped_warden(owners: Owners, nursery: memcg.Cgroup, times: int) -> 
                 began = time.monotonic()
                 hog.order("touch", 64)
                 late.append(one.wait_killed(number) - began - DELAY)
-                wait_until(lambda one=one: one.read()[0], "the killer is off again")  # type: ignore[misc]
+                one.wait_held()
             assert one.owner.do("use") == f"delay {DELAY}"
             assert one.owner.do("release") == "done"
-            assert one.read()[0] is False
+            assert not one.read().held
             one.continue_guards()
     assert min(late) >= 0
     assert max(late) <= AT_ALL
     if times >= 10:
-        assert statistics.median(late) <= 0.1
+        assert statistics.median(late) <= at_most(0.1)
 
 
 @repeated

@@ -11,14 +11,15 @@ import pytest
 
 import memcg
 from memcg import DelayExpired, KernelKill, MiB, OomEvent
-from support.holds import Owner, assert_nothing_left, held, mark_of, take
-from support.marks import is_off, marks
+from support.holds import Owner, assert_nothing_left, held, mark_of, take, wait_stopped
+from support.marks import is_held, is_off, marks
+from support.pace import at_most
 from support.processes import Worker, finish, is_blocked, start_hog, wait_blocked, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcg import CgroupV1
+    from memcg import Cgroup, CgroupV1
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +35,14 @@ repeated = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def outer(nursery: memcg.Cgroup) -> Iterator[CgroupV1]:
+def outer(nursery: memcg.Cgroup) -> Iterator[Cgroup]:
     """A group with a limit of 64 MiB, to put others in."""
     with memcg.temporary(parent=nursery, limit="64M") as outer:
-        assert isinstance(outer, memcg.CgroupV1)
         yield outer
 
 
 @pytest.fixture
-def inner(outer: CgroupV1) -> CgroupV1:
+def inner(outer: Cgroup) -> Cgroup:
     """A group below it, with a limit of 32 MiB."""
     return outer.create("inner", limit=32 * MiB)
 
@@ -50,7 +50,7 @@ def inner(outer: CgroupV1) -> CgroupV1:
 # Holds within holds, of two owners.
 
 
-def test_nested_holds_the_inner_expires(outer: CgroupV1, inner: CgroupV1) -> None:
+def test_nested_holds_the_inner_expires(outer: Cgroup, inner: Cgroup) -> None:
     """The inner limit is hit: the inner hold's delay runs out, the outer hold has nothing to do with it."""
     with Owner(outer, 60) as owner, held(inner, 0.1) as hold:
         hog = start_hog(inner, 48)
@@ -58,15 +58,15 @@ def test_nested_holds_the_inner_expires(outer: CgroupV1, inner: CgroupV1) -> Non
         assert expired.kills == 1
         assert finish(hog) == -signal.SIGKILL
         assert owner.do("(hold.state, hold.expirations)") == ["armed", 0]
-        assert is_off(outer)
-        assert is_off(inner)
+        assert is_held(outer)
+        assert is_held(inner)
     assert_nothing_left(outer)
     assert [each.kind for each in owner.told if each.kind != "KernelKill"] == []
 
 
 @pytest.mark.filterwarnings("ignore:.* has a limit of:RuntimeWarning")
 @repeated
-def test_nested_holds_the_outer_expires(outer: CgroupV1, inner: CgroupV1) -> None:
+def test_nested_holds_the_outer_expires(outer: Cgroup, inner: Cgroup) -> None:
     """The outer limit is hit by a process of the inner group: told with its origin, and left to its owner."""
     inner.limit = 200 * MiB
     with Owner(outer, 0.15) as owner, held(inner, 0.05) as hold:
@@ -80,31 +80,32 @@ def test_nested_holds_the_outer_expires(outer: CgroupV1, inner: CgroupV1) -> Non
         assert (hold.state, hold.expirations) == ("armed", 0)
         killed, _ = take(hold, KernelKill)
         assert killed.count == 1
-        assert is_off(inner)
+        assert is_held(inner)
     assert_nothing_left(outer)
 
 
 @pytest.mark.parametrize("first", ["inner", "outer"])
 @repeated
-def test_nested_holds_both_at_once(outer: CgroupV1, inner: CgroupV1, first: str) -> None:
+def test_nested_holds_both_at_once(outer: Cgroup, inner: Cgroup, first: str) -> None:
     """With the inner group stuck, the outer hits its own limit, of which the kernel tells nobody: each of the two
     has its OOM and its delay, whichever runs out first, and kills in its own group only."""
-    delays = {"inner": (0.3, 3.0), "outer": (3.0, 0.2)}[first]
+    delays = [at_most(delay) for delay in {"inner": (0.3, 3.0), "outer": (3.0, 0.2)}[first]]
+    beside = outer.create("beside")
     with Owner(outer, delays[1]) as owner, held(inner, delays[0]) as hold:
-        with Worker(inner) as small, Worker(outer) as large:
+        with Worker(inner) as small, Worker(beside) as large:
             assert large.do("map 48") == "done"
             Path(f"/proc/{large.pid}/oom_score_adj").write_text("1000")  # of the two the kernel is to choose this
             small.order("touch 40")
             take(hold, OomEvent)
-            wait_blocked(small)
+            wait_stopped(small)
             large.order("touch")
-            wait_blocked(large)
+            wait_stopped(large)
             if first == "outer":
                 assert owner.next("DelayExpired").kills == 1
                 assert large.process.wait(30) == -signal.SIGKILL
                 assert hold.expirations == 0
                 assert hold.kills == 0
-                wait_blocked(small)
+                wait_stopped(small)
                 assert hold.state == "oom"
                 assert hold.expire()
                 assert take(hold, DelayExpired)[0].kills == 1
@@ -117,25 +118,25 @@ def test_nested_holds_both_at_once(outer: CgroupV1, inner: CgroupV1, first: str)
                 # Its memory goes to the one that waits, whose OOM is over with that.
                 assert large.answer() == "done"
                 assert owner.do("hold.expirations") == 0
-        wait_until(lambda: is_off(outer) and is_off(inner), "both hold on")
+        wait_until(lambda: is_held(outer) and is_held(inner), "both hold on")
     assert_nothing_left(outer)
     ooms = [each for each in owner.told if each.kind == "OomEvent"]
     assert {each.origin for each in ooms} == {str(outer.path)}
 
 
-def test_nested_holds_ended_in_any_order(outer: CgroupV1, inner: CgroupV1) -> None:
+def test_nested_holds_ended_in_any_order(outer: Cgroup, inner: Cgroup) -> None:
     """The outer hold ends first, or the inner: what is held yet stays off, and the rest is on."""
     with held(inner, 10), Owner(outer, 10) as owner:
         owner.release()
-        wait_until(lambda: outer.oom.killer_enabled, "the outer killer is on")
-        assert is_off(inner)
+        wait_until(lambda: not is_held(outer), "the outer group is free")
+        assert is_held(inner)
         assert mark_of(inner)
     assert_nothing_left(outer)
     with Owner(outer, 10) as owner:
         with inner.oom.hold(10):
-            assert is_off(inner)
-        wait_until(lambda: inner.oom.killer_enabled and not marks(inner), "the inner group is free")
-        assert is_off(outer)
+            assert is_held(inner)
+        wait_until(lambda: not is_held(inner) and not marks(inner), "the inner group is free")
+        assert is_held(outer)
         assert owner.do("hold.state") == "armed"
     assert_nothing_left(outer)
 
@@ -145,6 +146,7 @@ def test_nested_holds_ended_in_any_order(outer: CgroupV1, inner: CgroupV1) -> No
 
 @pytest.mark.parametrize("is_near", [False, True], ids=["far", "near"])
 @repeated
+@pytest.mark.usefixtures("group_v1")
 def test_an_ancestor_that_is_stuck(outer: CgroupV1, inner: CgroupV1, is_near: bool) -> None:
     """The parent's killer is off, and its limit is hit by a process of the held child: it is told with its origin,
     starts no delay, and is never expired here, however near the child is to its own limit."""
@@ -174,6 +176,7 @@ def test_an_ancestor_that_is_stuck(outer: CgroupV1, inner: CgroupV1, is_near: bo
 
 
 @repeated
+@pytest.mark.usefixtures("group_v1")
 def test_an_own_oom_behind_that_of_an_ancestor(outer: CgroupV1, inner: CgroupV1) -> None:
     """While the parent is stuck, the held group hits its own limit, of which the kernel tells nobody: it has its
     delay all the same, and its expiry kills in it."""

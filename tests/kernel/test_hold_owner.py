@@ -17,20 +17,20 @@ import memcg
 from memcg import DelayExpired, MiB, OomEvent, OomResolved
 from memcg.oom import guard
 from support.forked import as_nobody, give_away, in_child
-from support.holds import assert_nothing_left, guard_is_gone, held, take
-from support.marks import is_off, marks
-from support.processes import Worker, finish, is_blocked, start_hog, start_waiting, wait_blocked, wait_until
+from support.holds import assert_nothing_left, guard_is_gone, held, is_stopped, take, wait_stopped
+from support.marks import is_held, marks
+from support.processes import Worker, finish, start_hog, start_waiting, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memcg import CgroupV1, Hold
+    from memcg import Cgroup, Hold
 
 EXPIRY = ["OomEvent", "DelayExpired"]
 
 
 @pytest.fixture
-def hold(group: CgroupV1) -> Iterator[Hold]:
+def hold(group: Cgroup) -> Iterator[Hold]:
     """A hold of the group, with a short delay."""
     with held(group, 0.05) as hold:
         yield hold
@@ -46,7 +46,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 # Forking.
 
 
-def test_a_forked_child(group: CgroupV1) -> None:
+def test_a_forked_child(group: Cgroup) -> None:
     """In a forked child every use is refused, and leaving the with block there changes nothing."""
 
     def use(hold: Hold) -> None:
@@ -70,16 +70,16 @@ def test_a_forked_child(group: CgroupV1) -> None:
 
     with held(group, 30) as hold:
         in_child(partial(use, hold))
-        assert is_off(group)
+        assert is_held(group)
         hog = start_hog(group, 64)
         take(hold, OomEvent)
         assert hold.raise_limit(by="64M")
         assert finish(hog) == 0
 
 
-def test_a_forked_child_can_make_its_own(group: CgroupV1) -> None:
+def test_a_forked_child_can_make_its_own(group: Cgroup) -> None:
     """It has a guard of its own, and is refused what its parent holds."""
-    first, second = group.create("first", limit=8 * MiB), group.create("second", limit=8 * MiB)
+    first, second = group.create("first", limit=16 * MiB), group.create("second", limit=16 * MiB)
 
     def use() -> tuple[int, int, int]:
         with pytest.raises(memcg.AlreadyHeldError):
@@ -98,7 +98,7 @@ def test_a_forked_child_can_make_its_own(group: CgroupV1) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["guard", "keeper", "warden"])
-def test_a_lost_guard(group: CgroupV1, which: int) -> None:
+def test_a_lost_guard(group: Cgroup, which: int) -> None:
     """Whichever of the three is killed: each use says that the guard is lost, and nothing is left."""
     uses: tuple[Callable[[Hold], object], ...] = (
         lambda hold: hold.wait(30),
@@ -129,7 +129,7 @@ def test_a_lost_guard(group: CgroupV1, which: int) -> None:
         assert hold.state == "armed"
 
 
-def test_a_guard_that_is_lost_while_somebody_waits(group: CgroupV1, pool: ThreadPoolExecutor) -> None:
+def test_a_guard_that_is_lost_while_somebody_waits(group: Cgroup, pool: ThreadPoolExecutor) -> None:
     """Whoever waits is told at once."""
     with group.oom.hold(30) as hold:
         waiting = start_waiting(pool, hold.wait)
@@ -139,12 +139,12 @@ def test_a_guard_that_is_lost_while_somebody_waits(group: CgroupV1, pool: Thread
     assert_nothing_left(group, hold.guard_pids)
 
 
-def test_a_guard_that_is_lost_amid_an_oom(group: CgroupV1) -> None:
+def test_a_guard_that_is_lost_amid_an_oom(group: Cgroup) -> None:
     """The kernel gets the process that was stopped, and the owner hears why."""
     with group.oom.hold(30) as hold:
         hog = start_hog(group, 64)
         take(hold, OomEvent)
-        wait_blocked(hog)
+        wait_stopped(hog)
         os.kill(hold.guard_pids[0], signal.SIGKILL)
         assert finish(hog) == -signal.SIGKILL
         with pytest.raises(memcg.GuardLostError):
@@ -158,7 +158,7 @@ def test_a_guard_that_is_lost_amid_an_oom(group: CgroupV1) -> None:
 def test_one_guard_for_all_holds(nursery: memcg.Cgroup) -> None:
     """Holds of one process share one guard, which goes with the last of them; a later one has a new one."""
     with contextlib.ExitStack() as stack:
-        groups = [stack.enter_context(memcg.temporary(parent=nursery, limit="8M")) for _ in range(5)]
+        groups = [stack.enter_context(memcg.temporary(parent=nursery, limit="16M")) for _ in range(5)]
         holds = [group.oom.hold(30) for group in groups]
         pids = {hold.guard_pids for hold in holds}
         assert len(pids) == 1
@@ -178,11 +178,11 @@ def test_one_guard_for_all_holds(nursery: memcg.Cgroup) -> None:
 def test_ooms_of_several_groups(nursery: memcg.Cgroup) -> None:
     """Each group has its own OOM, delay and end."""
     with contextlib.ExitStack() as stack:
-        groups = [stack.enter_context(memcg.temporary(parent=nursery, limit="16M")) for _ in range(4)]
+        groups = [stack.enter_context(memcg.temporary(parent=nursery, limit="32M")) for _ in range(4)]
         holds = [
             stack.enter_context(group.oom.hold(0.1 if number % 2 else 30)) for number, group in enumerate(groups)
         ]
-        hogs = [start_hog(group, 32) for group in groups]
+        hogs = [start_hog(group, 48) for group in groups]
         for number, hold in enumerate(holds):
             event, _ = take(hold, OomEvent)
             assert event.cgroup == groups[number]
@@ -190,7 +190,7 @@ def test_ooms_of_several_groups(nursery: memcg.Cgroup) -> None:
             if number % 2:
                 assert take(hold, DelayExpired)[0].kills == 1
             else:
-                assert is_blocked(hogs[number].pid)
+                assert is_stopped(hogs[number].pid)
                 assert hold.raise_limit(by="64M")
                 take(hold, OomResolved)
         assert [finish(hog) for hog in hogs] == [0, -9, 0, -9]
@@ -201,14 +201,14 @@ def test_threads_that_make_and_end_holds(nursery: memcg.Cgroup) -> None:
     pids: set[tuple[int, int, int]] = set()
 
     def use(number: int) -> None:
-        with memcg.temporary(parent=nursery, limit="8M") as group:
+        with memcg.temporary(parent=nursery, limit="16M") as group:
             for _ in range(5):
                 with group.oom.hold(30) as hold:
                     pids.add(hold.guard_pids)
                     assert hold.wait(0) is None
                     hold.delay = 20 + number
                     assert (hold.delay, hold.state) == (20 + number, "armed")
-                assert group.oom.killer_enabled
+                assert not is_held(group)
                 assert marks(group) == []
 
     with ThreadPoolExecutor(8) as pool:
@@ -221,8 +221,8 @@ def test_asyncio_with_several(nursery: memcg.Cgroup) -> None:
     """Tasks of one loop that each deal with a group of their own."""
 
     async def handle() -> None:
-        with memcg.temporary(parent=nursery, limit="16M") as group, group.oom.hold(30) as hold:
-            hog = start_hog(group, 32)
+        with memcg.temporary(parent=nursery, limit="32M") as group, group.oom.hold(30) as hold:
+            hog = start_hog(group, 48)
             async for event in hold.until(hog):
                 if isinstance(event, OomEvent):
                     hold.raise_limit(by="32M")
@@ -237,9 +237,13 @@ def test_asyncio_with_several(nursery: memcg.Cgroup) -> None:
 # Without root.
 
 
-def test_an_unprivileged_owner(group: CgroupV1) -> None:
+def test_an_unprivileged_owner(group: Cgroup) -> None:
     """Who was given a group holds it, acts, and lets the delay run out; the guard is that user's, too."""
-    give_away(group.path)
+    given, group = group, group.create("job", limit=32 * MiB)
+    home = given.create("home")
+    given.limit = None
+    for each in (given, group, home):
+        give_away(each.path)
 
     def use() -> tuple[int, int, int]:
         with group.oom.hold(30) as hold:
@@ -261,11 +265,11 @@ def test_an_unprivileged_owner(group: CgroupV1) -> None:
             assert os.stat(f"/proc/{hold.guard_pids[0]}").st_uid in (0, os.getuid())
             return hold.guard_pids
 
-    pids = as_nobody(use)
+    pids = as_nobody(use, inside=home)
     assert_nothing_left(group, pids)
 
 
-def own_hog(group: CgroupV1, mib: int) -> int:
+def own_hog(group: Cgroup, mib: int) -> int:
     """A child of this process that joins *group* by itself and touches that many MiB; its PID."""
     child = os.fork()
     if child == 0:
@@ -280,7 +284,7 @@ def own_hog(group: CgroupV1, mib: int) -> int:
     return child
 
 
-def test_acting_from_another_thread(group: CgroupV1, pool: ThreadPoolExecutor) -> None:
+def test_acting_from_another_thread(group: Cgroup, pool: ThreadPoolExecutor) -> None:
     """One thread waits for events, others act and read; none gets another's answer."""
     stop = threading.Event()
 
@@ -293,7 +297,7 @@ def test_acting_from_another_thread(group: CgroupV1, pool: ThreadPoolExecutor) -
             number += 1
         return number
 
-    child = group.create("child", limit=8 * MiB)
+    child = group.create("child", limit=16 * MiB)
     with held(group, 30) as hold:
         waiting = start_waiting(pool, hold.wait)
         acting = [pool.submit(act, hold) for _ in range(3)]

@@ -17,20 +17,20 @@ import pytest
 import memcg
 from memcg import DelayExpired, OomEvent, OomResolved, PidFD
 from support.holds import assert_nothing_left, held, kinds
-from support.marks import marks
+from support.marks import is_held, marks
 from support.popen import has_children
 from support.processes import finish, start_hog, start_waiting, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcg import CgroupV1, Hold, HoldEvent
+    from memcg import Cgroup, Hold, HoldEvent
 
 EXPIRY = ["OomEvent", "DelayExpired"]
 
 
 @pytest.fixture
-def hold(group: CgroupV1) -> Iterator[Hold]:
+def hold(group: Cgroup) -> Iterator[Hold]:
     """A hold of the group, with a short delay."""
     with held(group, 0.05) as hold:
         yield hold
@@ -46,7 +46,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 # Waiting and loops.
 
 
-def test_wait(group: CgroupV1, hold: Hold) -> None:
+def test_wait(group: Cgroup, hold: Hold) -> None:
     """wait() gives one event at a time, and None when the time is up."""
     assert hold.wait(0) is None
     assert hold.wait(0.01) is None
@@ -56,7 +56,7 @@ def test_wait(group: CgroupV1, hold: Hold) -> None:
     assert finish(hog) == -signal.SIGKILL
 
 
-def test_a_loop(group: CgroupV1, hold: Hold) -> None:
+def test_a_loop(group: Cgroup, hold: Hold) -> None:
     """for gives the events as they happen; leaving it loses nothing, and close() in it is the end."""
     hog = start_hog(group, 64)
     told: list[HoldEvent] = []
@@ -73,7 +73,7 @@ def test_a_loop(group: CgroupV1, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize("named_by", ["Popen", "PID", "PidFD"])
-def test_until(group: CgroupV1, hold: Hold, named_by: str) -> None:
+def test_until(group: Cgroup, hold: Hold, named_by: str) -> None:
     """until() ends with the process, and tells what it caused, the kill of the expiry included."""
     for _ in range(3):
         hog = start_hog(group, 64)
@@ -87,7 +87,7 @@ def test_until(group: CgroupV1, hold: Hold, named_by: str) -> None:
     assert hold.kills == group.oom.kills == 3
 
 
-def test_until_a_process_that_goes_on(group: CgroupV1) -> None:
+def test_until_a_process_that_goes_on(group: Cgroup) -> None:
     """The handler of the documentation: each OOM is dealt with, and the process ends by itself."""
     with held(group, 30) as hold:
         hog = start_hog(group, 128)
@@ -100,7 +100,7 @@ def test_until_a_process_that_goes_on(group: CgroupV1) -> None:
         assert (hold.kills, hold.expirations, group.oom.kills) == (0, 0, 0)
 
 
-def test_fileno(group: CgroupV1, hold: Hold) -> None:
+def test_fileno(group: Cgroup, hold: Hold) -> None:
     """Any loop can carry it: readable when there is something, then wait(0) until that is None."""
     assert select.select([hold], [], [], 0)[0] == [] or hold.wait(0) is None
     hog = start_hog(group, 64)
@@ -118,7 +118,7 @@ def test_fileno(group: CgroupV1, hold: Hold) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_async_loop(group: CgroupV1, hold: Hold) -> None:
+async def test_an_async_loop(group: Cgroup, hold: Hold) -> None:
     """async for gives the events while other tasks run, and raise_limit() can be called in it."""
     told: list[HoldEvent] = []
     hold.delay = 30
@@ -147,7 +147,7 @@ async def test_an_async_loop(group: CgroupV1, hold: Hold) -> None:
 
 
 @pytest.mark.anyio
-async def test_next_and_until(group: CgroupV1, hold: Hold) -> None:
+async def test_next_and_until(group: Cgroup, hold: Hold) -> None:
     """next() awaits one event; async for over until() ends with the process."""
     with anyio.fail_after(30):
         hog = start_hog(group, 64)
@@ -158,7 +158,7 @@ async def test_next_and_until(group: CgroupV1, hold: Hold) -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelling_loses_nothing(group: CgroupV1, hold: Hold) -> None:
+async def test_cancelling_loses_nothing(group: Cgroup, hold: Hold) -> None:
     """Waits that are given up again and again leave all for the next."""
     told: list[HoldEvent] = []
     with anyio.fail_after(60):
@@ -186,7 +186,7 @@ async def test_closing_ends_an_async_loop(hold: Hold) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_lost_guard_ends_an_async_wait(group: CgroupV1) -> None:
+async def test_a_lost_guard_ends_an_async_wait(group: Cgroup) -> None:
     """A task in next() is told when the guard is killed."""
     with group.oom.hold(30) as hold, anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -198,7 +198,7 @@ async def test_a_lost_guard_ends_an_async_wait(group: CgroupV1) -> None:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
             os.kill(hold.guard_pids[0], signal.SIGKILL)
-    wait_until(lambda: group.oom.killer_enabled and not marks(group), "all is put back")
+    wait_until(lambda: not is_held(group) and not marks(group), "all is put back")
 
 
 # Closing.
@@ -212,7 +212,7 @@ def test_closing_in_another_thread(hold: Hold, pool: ThreadPoolExecutor) -> None
         waiting.result(30)
 
 
-def test_closing_in_a_signal_handler(group: CgroupV1) -> None:
+def test_closing_in_a_signal_handler(group: Cgroup) -> None:
     """A handler that closes the hold amid its own wait ends that, and the killer is on."""
     for use in (lambda hold: hold.wait(), lambda hold: list(hold)):
         hold = group.oom.hold(30)
@@ -228,7 +228,7 @@ def test_closing_in_a_signal_handler(group: CgroupV1) -> None:
         assert_nothing_left(group, hold.guard_pids)
 
 
-def test_closing_in_a_signal_handler_at_any_moment(group: CgroupV1) -> None:
+def test_closing_in_a_signal_handler_at_any_moment(group: Cgroup) -> None:
     """A handler that closes the hold while it is asked for something is never stuck, and nothing is left."""
     for number in range(30):
         hold = group.oom.hold(30)
@@ -246,7 +246,7 @@ def test_closing_in_a_signal_handler_at_any_moment(group: CgroupV1) -> None:
         assert_nothing_left(group, hold.guard_pids)
 
 
-def test_closing_twice_and_use_after_it(group: CgroupV1) -> None:
+def test_closing_twice_and_use_after_it(group: Cgroup) -> None:
     """A second close() does nothing; any use says that it is closed; what it was can be read."""
     hold = group.oom.hold(30)
     hold.close()
@@ -260,7 +260,7 @@ def test_closing_twice_and_use_after_it(group: CgroupV1) -> None:
     assert_nothing_left(group, hold.guard_pids)
 
 
-def test_a_second_waiter_is_refused(group: CgroupV1, hold: Hold, pool: ThreadPoolExecutor) -> None:
+def test_a_second_waiter_is_refused(group: Cgroup, hold: Hold, pool: ThreadPoolExecutor) -> None:
     """One thread waits, another gets BusyError; but it may act."""
     hold.delay = 30
     waiting = start_waiting(pool, hold.wait)
@@ -275,7 +275,7 @@ def test_a_second_waiter_is_refused(group: CgroupV1, hold: Hold, pool: ThreadPoo
     assert finish(hog) == 0
 
 
-def test_forgotten(group: CgroupV1) -> None:
+def test_forgotten(group: Cgroup) -> None:
     """A hold that was never closed is a ResourceWarning, and ends all the same."""
     holds = [group.oom.hold(30)]
     pids, text = holds[0].guard_pids, repr(holds[0])
@@ -284,7 +284,7 @@ def test_forgotten(group: CgroupV1) -> None:
     assert_nothing_left(group, pids)
 
 
-def test_repr(group: CgroupV1) -> None:
+def test_repr(group: Cgroup) -> None:
     """It shows what it is, of which group, and whether it is over."""
     with held(group, 30) as hold:
         assert repr(hold) == f"<memcg.Hold armed '{group.cgroup_path}'>"

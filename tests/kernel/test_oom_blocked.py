@@ -1,4 +1,4 @@
-"""With the killer off: what frees a process that is stopped by an OOM, and what does not."""
+"""With the killer off, on cgroup v1: what frees a process that is stopped by an OOM, and what does not."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from support.processes import Worker, finish, is_blocked, start_hog, state, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture
+def group(group_v1: memcg.CgroupV1) -> memcg.CgroupV1:
+    """All of this is of cgroup v1."""
+    return group_v1
 
 
 @dataclass

@@ -1,11 +1,10 @@
-"""OOM handling without root: what is refused, and what a group that was given away lets its owner do."""
+"""OOM handling without root, on cgroup v1: what is refused, and what a group that was given away allows."""
 
 from __future__ import annotations
 
 import os
 import signal
 from functools import partial
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +13,7 @@ import memcg
 from memcg import MiB
 from support.events import kills, kinds, origins
 from support.forked import NOBODY, as_nobody, give_away
-from support.processes import finish, start_hog, state, wait_until
+from support.processes import exit_status, finish, start_hog, start_own_hog, state, wait_until
 from support.settings import settings
 
 if TYPE_CHECKING:
@@ -24,22 +23,6 @@ HANDLING = ("cgroup.procs", "memory.oom_control", "memory.limit_in_bytes", "cgro
 """The files that one has to own to handle OOMs."""
 
 
-def start_own_hog(group: memcg.Cgroup, mib: int) -> int:
-    """A child of this process that joins *group* by itself and touches that many MiB; its PID."""
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(60)
-            group.add(os.getpid())
-            memory = mmap(-1, mib * MiB, MAP_PRIVATE | MAP_ANONYMOUS)
-            for position in range(0, len(memory), PAGESIZE):
-                memory[position] = 1
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-
 def subscribed(group: memcg.CgroupV1) -> memcg.Subscription:
     """A subscription that has looked around: a first look amid an OOM can take the traces of that for old ones."""
     events = group.oom.subscribe()
@@ -47,9 +30,10 @@ def subscribed(group: memcg.CgroupV1) -> memcg.Subscription:
     return events
 
 
-def exit_status(pid: int) -> int:
-    """Waits for a child; how it ended."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+@pytest.fixture
+def group(group_v1: memcg.CgroupV1) -> memcg.CgroupV1:
+    """All of this is of cgroup v1."""
+    return group_v1
 
 
 def test_reading_takes_no_privilege(group: memcg.CgroupV1) -> None:

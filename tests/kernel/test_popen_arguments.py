@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcg
-from support.popen import Ended, open_fds, outcome
+from support.popen import Ended, line_of, open_fds, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,23 @@ cat /proc/self/cgroup
 """
 """Tells of itself all that an argument of Popen may change; its groups come last."""
 
+
+def own_user() -> str | int:
+    """This user, by name where there is one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return os.geteuid()
+
+
+def own_group() -> str | int:
+    """This user's group, by name where there is one."""
+    try:
+        return grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        return os.getgid()
+
+
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -51,7 +68,7 @@ def probe(tmp_path: Path) -> Path:
     return program
 
 
-def compare(group: memcg.CgroupV1, args: object, options: Options) -> None:
+def compare(group: memcg.Cgroup, args: object, options: Options) -> None:
     """Sees that both come to the same, but that the memory group of one is *group*."""
     plain, ours = outcome(subprocess.Popen, args, **options), outcome(group.popen, args, **options)
     assert isinstance(plain, Ended)
@@ -67,7 +84,7 @@ def by_group(ended: Ended, group: memcg.Cgroup) -> tuple[list[bytes], int]:
     """What a program said, without the line that says that it is in *group*; and how often it said that."""
     assert isinstance(ended.out, bytes)
     lines = ended.out.splitlines()
-    rest = [line for line in lines if not line.endswith(f"memory:{group.cgroup_path}".encode())]
+    rest = [line for line in lines if not line.endswith(line_of(group).encode())]
     return rest, len(lines) - len(rest)
 
 
@@ -96,9 +113,9 @@ def by_group(ended: Ended, group: memcg.Cgroup) -> tuple[list[bytes], int]:
         {"text": None, "encoding": None, "errors": None, "universal_newlines": False},
         pytest.param({"user": 65534}, marks=root_only),
         pytest.param({"user": 65534, "group": 65534, "extra_groups": []}, marks=root_only),
-        {"user": pwd.getpwuid(os.geteuid()).pw_name},
+        {"user": own_user()},
         pytest.param({"group": 65534, "umask": 0o077}, marks=root_only),
-        pytest.param({"group": grp.getgrgid(os.getgid()).gr_name}, marks=root_only),
+        pytest.param({"group": own_group()}, marks=root_only),
         pytest.param({"extra_groups": [65534, 100]}, marks=root_only),
         pytest.param(
             {"process_group": 0},
@@ -107,7 +124,7 @@ def by_group(ended: Ended, group: memcg.Cgroup) -> tuple[list[bytes], int]:
     ],
     ids=str,
 )
-def test_an_option_does_what_it_does_in_popen(group: memcg.CgroupV1, probe: Path, options: Options) -> None:
+def test_an_option_does_what_it_does_in_popen(group: memcg.Cgroup, probe: Path, options: Options) -> None:
     """With the option, the program finds itself the same as under subprocess.Popen, but in the group."""
     compare(group, [probe, "a", "b c"], options)
 
@@ -124,12 +141,12 @@ def test_an_option_does_what_it_does_in_popen(group: memcg.CgroupV1, probe: Path
         lambda probe: [str(probe), "", "--", "-x", "\udcff", "a\nb", "x" * 100_000],
     ],
 )
-def test_arguments_in_all_spellings(group: memcg.CgroupV1, probe: Path, spell: Callable[[Path], object]) -> None:
+def test_arguments_in_all_spellings(group: memcg.Cgroup, probe: Path, spell: Callable[[Path], object]) -> None:
     """A program alone, or with arguments; as str, bytes or path; in a list or a tuple."""
     compare(group, spell(probe), {})
 
 
-def test_arguments_from_an_iterator(group: memcg.CgroupV1) -> None:
+def test_arguments_from_an_iterator(group: memcg.Cgroup) -> None:
     """As Popen, popen takes any iterable of arguments, and reads it once."""
     told = outcome(group.popen, iter(["/bin/echo", "a", "b"]))
     assert isinstance(told, Ended)
@@ -155,7 +172,7 @@ def test_arguments_from_an_iterator(group: memcg.CgroupV1) -> None:
     ],
     ids=str,
 )
-def test_shells_and_executables(group: memcg.CgroupV1, args: object, options: Options) -> None:
+def test_shells_and_executables(group: memcg.Cgroup, args: object, options: Options) -> None:
     """shell= and executable= choose the program, and what it takes for its own name, as in Popen."""
     compare(group, args, options)
 
@@ -172,14 +189,14 @@ def test_shells_and_executables(group: memcg.CgroupV1, args: object, options: Op
     ],
     ids=str,
 )
-def test_the_environment_is_the_one_given(group: memcg.CgroupV1, env: object) -> None:
+def test_the_environment_is_the_one_given(group: memcg.Cgroup, env: object) -> None:
     """The program's environment is what env= has, in its order, and nothing else."""
     plain = outcome(subprocess.Popen, ["/usr/bin/env"], env=env)
     assert isinstance(plain, Ended)
     assert outcome(group.popen, ["/usr/bin/env"], env=env) == plain
 
 
-def test_without_env_the_environment_is_inherited(group: memcg.CgroupV1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_env_the_environment_is_inherited(group: memcg.Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """What os.environ has at the time is what the program gets."""
     monkeypatch.setenv("MEMCG_TEST", "yes")
     plain = outcome(subprocess.Popen, ["/usr/bin/env"])
@@ -202,7 +219,7 @@ def test_without_env_the_environment_is_inherited(group: memcg.CgroupV1, monkeyp
     ],
     ids=str,
 )
-def test_text_and_bytes(group: memcg.CgroupV1, options: Options) -> None:
+def test_text_and_bytes(group: memcg.Cgroup, options: Options) -> None:
     """text=, encoding=, errors= and universal_newlines= make the pipes text as in Popen."""
     args = ["/usr/bin/printf", r"caf\351\r\nx"]
     if "encoding" not in options and "errors" not in options:
@@ -213,7 +230,7 @@ def test_text_and_bytes(group: memcg.CgroupV1, options: Options) -> None:
     assert outcome(group.popen, args, **options) == plain
 
 
-def test_streams_are_what_popen_makes_them(group: memcg.CgroupV1) -> None:
+def test_streams_are_what_popen_makes_them(group: memcg.Cgroup) -> None:
     """bufsize= and pipesize= shape the pipes: unbuffered, of a size, in text or not."""
     size = 1 << 17
     with group.popen(["/bin/cat"], stdin=PIPE, stdout=PIPE, bufsize=0, pipesize=size) as process:
@@ -229,7 +246,7 @@ def test_streams_are_what_popen_makes_them(group: memcg.CgroupV1) -> None:
         assert (neither.stdin, neither.stdout, neither.stderr) == (None, None, None)
 
 
-def test_streams_may_be_files(group: memcg.CgroupV1, tmp_path: Path) -> None:
+def test_streams_may_be_files(group: memcg.Cgroup, tmp_path: Path) -> None:
     """Files and numbers of file descriptors can be the program's streams, and STDOUT joins its errors to them."""
     (tmp_path / "in").write_bytes(b"from a file\n")
     with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as target:
@@ -254,7 +271,7 @@ def inheritable() -> Iterator[int]:
 LIST_FDS = ["/bin/ls", "/proc/self/fd"]
 
 
-def listed(group: memcg.CgroupV1, **options: object) -> set[str]:
+def listed(group: memcg.Cgroup, **options: object) -> set[str]:
     """The file descriptors that a program has, which are those that it has under Popen."""
     plain, ours = outcome(subprocess.Popen, LIST_FDS, **options), outcome(group.popen, LIST_FDS, **options)
     assert ours == plain
@@ -263,13 +280,13 @@ def listed(group: memcg.CgroupV1, **options: object) -> set[str]:
     return set(ours.out.decode().split())
 
 
-def test_the_program_inherits_nothing_extra(group: memcg.CgroupV1, inheritable: int) -> None:
+def test_the_program_inherits_nothing_extra(group: memcg.Cgroup, inheritable: int) -> None:
     """The program has its three streams and what it opens itself; nothing of popen's, and nothing of others."""
     assert listed(group) == {"0", "1", "2", "3"}
     assert listed(group, stdin=DEVNULL) == {"0", "1", "2", "3"}
 
 
-def test_with_close_fds_false_it_inherits_what_is_inheritable(group: memcg.CgroupV1, inheritable: int) -> None:
+def test_with_close_fds_false_it_inherits_what_is_inheritable(group: memcg.Cgroup, inheritable: int) -> None:
     """With close_fds=False, inheritable files are passed on, under their numbers, and no others."""
     private = os.dup(inheritable)
     try:
@@ -280,7 +297,7 @@ def test_with_close_fds_false_it_inherits_what_is_inheritable(group: memcg.Cgrou
     assert str(private) not in fds
 
 
-def test_pass_fds(group: memcg.CgroupV1) -> None:
+def test_pass_fds(group: memcg.Cgroup) -> None:
     """Each file of pass_fds reaches the program under its number, and stays private here."""
     reading, writing = os.pipe()
     high = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
@@ -296,7 +313,7 @@ def test_pass_fds(group: memcg.CgroupV1) -> None:
             os.close(fd)
 
 
-def test_pass_fds_wins_over_close_fds(group: memcg.CgroupV1, inheritable: int) -> None:
+def test_pass_fds_wins_over_close_fds(group: memcg.Cgroup, inheritable: int) -> None:
     """Given both, pass_fds= is what counts, and the same warning says so."""
     for start in (subprocess.Popen, group.popen):
         with pytest.warns(RuntimeWarning, match="pass_fds overriding close_fds"):
@@ -305,12 +322,12 @@ def test_pass_fds_wins_over_close_fds(group: memcg.CgroupV1, inheritable: int) -
         assert told.out == b"0\n1\n2\n3\n"
 
 
-def test_pass_fds_takes_what_popen_takes(group: memcg.CgroupV1, inheritable: int) -> None:
+def test_pass_fds_takes_what_popen_takes(group: memcg.Cgroup, inheritable: int) -> None:
     """Numbers that are not int, as Popen converts them, do here too."""
     assert str(inheritable) in listed(group, pass_fds=[str(inheritable)])
 
 
-def test_a_started_program_leaves_nothing_open_here(group: memcg.CgroupV1) -> None:
+def test_a_started_program_leaves_nothing_open_here(group: memcg.Cgroup) -> None:
     """When popen() returns, this process has the pipes that were asked for, and nothing else."""
     before = open_fds()
     process = group.popen(["/bin/cat"], stdin=PIPE)

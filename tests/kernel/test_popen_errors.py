@@ -56,7 +56,7 @@ def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing(group: memcg.CgroupV1) -> Iterator[None]:
+def _leaves_nothing(group: memcg.Cgroup) -> Iterator[None]:
     """No failure leaves a child, a process in the group, or a file descriptor."""
     assert not has_children()
     before = open_fds()
@@ -66,7 +66,7 @@ def _leaves_nothing(group: memcg.CgroupV1) -> Iterator[None]:
     assert group.processes() == ()
 
 
-def compare(cg: memcg.CgroupV1, args: object, /, **options: object) -> Ended | Failed:
+def compare(cg: memcg.Cgroup, args: object, /, **options: object) -> Ended | Failed:
     """What both come to, which is the same."""
     plain = outcome(subprocess.Popen, args, **options)
     assert outcome(cg.popen, args, **options) == plain
@@ -91,7 +91,7 @@ def compare(cg: memcg.CgroupV1, args: object, /, **options: object) -> Ended | F
         ("/a" * 5000, errno.ENAMETOOLONG),
     ],
 )
-def test_a_program_that_cannot_be_run(group: memcg.CgroupV1, program: str, number: int) -> None:
+def test_a_program_that_cannot_be_run(group: memcg.Cgroup, program: str, number: int) -> None:
     """The error has Popen's class, errno and filename, whichever way the program is named."""
     for args in (program, [program], [program, "argument"], (program,)):
         failed = compare(group, args)
@@ -101,7 +101,7 @@ def test_a_program_that_cannot_be_run(group: memcg.CgroupV1, program: str, numbe
 
 
 @pytest.mark.parametrize("program", [b"/nonexistent", b"nonexistent", Path("/nonexistent"), b"/\xff"])
-def test_the_error_names_the_program_as_it_was_given(group: memcg.CgroupV1, program: object) -> None:
+def test_the_error_names_the_program_as_it_was_given(group: memcg.Cgroup, program: object) -> None:
     """Where the program was given as bytes or as a path, that is the error's filename, as in Popen."""
     for args in (program, [program]):
         failed = compare(group, args)
@@ -110,7 +110,7 @@ def test_the_error_names_the_program_as_it_was_given(group: memcg.CgroupV1, prog
     assert compare(group, ["zero"], executable=program) == failed
 
 
-def test_the_error_says_what_is_wrong(group: memcg.CgroupV1) -> None:
+def test_the_error_says_what_is_wrong(group: memcg.Cgroup) -> None:
     """A missing program is an ordinary FileNotFoundError with its name, without a trace of how it was started."""
     with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '/nonexistent'$"):
         group.popen(["/nonexistent"])
@@ -130,14 +130,14 @@ def test_the_error_says_what_is_wrong(group: memcg.CgroupV1) -> None:
         ("wrong", "./program"),
     ],
 )
-def test_a_directory_that_is_wrong(group: memcg.CgroupV1, cwd: object, program: str) -> None:
+def test_a_directory_that_is_wrong(group: memcg.Cgroup, cwd: object, program: str) -> None:
     """A bad cwd= is told from a bad program, by the filename, as in Popen; a program is looked for from there."""
     failed = compare(group, [program], cwd=cwd)
     assert isinstance(failed, Failed)
     assert isinstance(failed.errno, int)
 
 
-def test_a_relative_program_is_found_from_cwd(group: memcg.CgroupV1) -> None:
+def test_a_relative_program_is_found_from_cwd(group: memcg.Cgroup) -> None:
     """A path without a leading slash is one of the directory that the program runs in."""
     ended = compare(group, ["./program", "a"], cwd="right")
     assert isinstance(ended, Ended)
@@ -167,7 +167,7 @@ def test_a_relative_program_is_found_from_cwd(group: memcg.CgroupV1) -> None:
         (":", errno.ENOENT),
     ],
 )
-def test_the_search_along_path(group: memcg.CgroupV1, place: Path, path: str, found: bytes | int) -> None:
+def test_the_search_along_path(group: memcg.Cgroup, place: Path, path: str, found: bytes | int) -> None:
     """The first program that can be run is; and where none can, the first error that says more than "not here"."""
     path = path.format(place=place)
     environments: list[object] = [{"PATH": path}, {b"PATH": path.encode()}, {"PATH": path.encode()}]
@@ -182,7 +182,7 @@ def test_the_search_along_path(group: memcg.CgroupV1, place: Path, path: str, fo
 
 
 def test_the_search_is_along_the_path_of_env(
-    group: memcg.CgroupV1, place: Path, monkeypatch: pytest.MonkeyPatch
+    group: memcg.Cgroup, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where env= is given, its PATH counts, and not that of this process; without PATH in it, the default's."""
     monkeypatch.setenv("PATH", f"{place}/hidden:{os.environ['PATH']}")
@@ -195,14 +195,14 @@ def test_the_search_is_along_the_path_of_env(
         assert isinstance(compare(group, ["true"], env=env), Ended)
 
 
-def test_two_paths_are_one_too_many(group: memcg.CgroupV1) -> None:
+def test_two_paths_are_one_too_many(group: memcg.Cgroup) -> None:
     """An env with PATH as str and as bytes is refused, as in Popen."""
     failed = compare(group, ["program"], env={"PATH": "/bin", b"PATH": b"/bin"})
     assert isinstance(failed, Failed)
     assert failed.kind is ValueError
 
 
-def test_an_empty_path_is_the_working_directory(group: memcg.CgroupV1) -> None:
+def test_an_empty_path_is_the_working_directory(group: memcg.Cgroup) -> None:
     """An empty entry of PATH stands for the directory that the program runs in."""
     told = compare(group, ["program"], env={"PATH": ":/nonexistent"}, cwd="right")
     assert isinstance(told, Ended)
@@ -212,7 +212,7 @@ def test_an_empty_path_is_the_working_directory(group: memcg.CgroupV1) -> None:
 
 
 @pytest.mark.parametrize("args", [[], ()])
-def test_no_arguments_at_all(group: memcg.CgroupV1, args: list[str]) -> None:
+def test_no_arguments_at_all(group: memcg.Cgroup, args: list[str]) -> None:
     """Without a program there is nothing to start, and the error says that."""
     with pytest.raises(memcg.InvalidValueError, match="args is empty"):
         group.popen(args)
@@ -269,12 +269,12 @@ def test_no_arguments_at_all(group: memcg.CgroupV1, args: list[str]) -> None:
     ],
     ids=str,
 )
-def test_arguments_that_mean_nothing(group: memcg.CgroupV1, args: object, options: Options) -> None:
+def test_arguments_that_mean_nothing(group: memcg.Cgroup, args: object, options: Options) -> None:
     """What Popen refuses is refused in the same way, or runs where Popen lets it run."""
     compare(group, args, **options)
 
 
-def test_a_path_is_no_command_for_a_shell(group: memcg.CgroupV1) -> None:
+def test_a_path_is_no_command_for_a_shell(group: memcg.Cgroup) -> None:
     """With shell=True, a path in place of the command is a TypeError, as in Popen, of our tree."""
     with pytest.raises(TypeError, match="path"):
         subprocess.Popen(Path("/bin/true"), shell=True)
@@ -283,13 +283,13 @@ def test_a_path_is_no_command_for_a_shell(group: memcg.CgroupV1) -> None:
 
 
 @pytest.mark.parametrize("args", [["/bin/echo", "x" * 200_000], ["/bin/echo", *["x" * 100_000] * 30]])
-def test_more_arguments_than_linux_takes(group: memcg.CgroupV1, args: list[str]) -> None:
+def test_more_arguments_than_linux_takes(group: memcg.Cgroup, args: list[str]) -> None:
     """Arguments beyond what the kernel takes are its E2BIG, with the name of the program."""
     failed = compare(group, args)
     assert failed == Failed(OSError, errno.E2BIG, "/bin/echo")
 
 
-def test_failures_with_pipes(group: memcg.CgroupV1) -> None:
+def test_failures_with_pipes(group: memcg.Cgroup) -> None:
     """A failure with pipes to the child in all directions, and as text, closes them all."""
     failed = compare(group, ["/nonexistent"], stdin=subprocess.PIPE, text=True, start_new_session=True)
     assert isinstance(failed, Failed)
@@ -298,7 +298,7 @@ def test_failures_with_pipes(group: memcg.CgroupV1) -> None:
 # The group.
 
 
-def test_a_group_that_is_gone(group: memcg.CgroupV1) -> None:
+def test_a_group_that_is_gone(group: memcg.Cgroup) -> None:
     """Nothing can be started in a group that was removed, and nothing is."""
     child = group.create("child")
     child.remove()
@@ -308,7 +308,7 @@ def test_a_group_that_is_gone(group: memcg.CgroupV1) -> None:
     assert caught.value.filename == str(child.path)
 
 
-def test_a_group_that_may_not_be_entered(group: memcg.CgroupV1) -> None:
+def test_a_group_that_may_not_be_entered(group: memcg.Cgroup) -> None:
     """Who may not write the group's cgroup.procs can start nothing in it."""
     with pytest.raises(memcg.AccessDeniedError, match="start a process in the cgroup") as caught:
         as_nobody(lambda: group.popen(["/bin/true"]).wait())
@@ -316,7 +316,7 @@ def test_a_group_that_may_not_be_entered(group: memcg.CgroupV1) -> None:
     assert caught.value.filename == str(group.path)
 
 
-def test_a_group_that_is_removed_while_the_child_starts(group: memcg.CgroupV1) -> None:
+def test_a_group_that_is_removed_while_the_child_starts(group: memcg.Cgroup) -> None:
     """Where the group goes between fork and joining it, that is what is raised, and not that of the program."""
     child = group.create("child")
     with pytest.raises(memcg.CgroupRemovedError) as caught:

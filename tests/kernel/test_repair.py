@@ -1,4 +1,4 @@
-"""What a repair puts back of an abandoned hold, and what it leaves alone: on real groups, marked by hand."""
+"""What a repair puts back of an abandoned hold of cgroup v1, and what it leaves alone: on real groups."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 import memcg
 from memcg import MiB
-from memcg.oom import marks as tested
-from memcg.oom.marks import Holder, Repair, holder_of, read_mark, repair
+from memcg.oom import repair as tested
+from memcg.oom.marks import Holder, holder_of, read_mark
+from memcg.oom.repair import Repair, repair
 from support.forked import NOBODY, as_nobody, give_away, in_child
 from support.marks import GONE, HOLD, OFF_BEFORE, Locker, abandon, is_off, mark_text, marks
 from support.processes import Worker, wait_blocked, wait_until
@@ -26,6 +27,12 @@ ON_AGAIN = "the kernel's OOM killer is on again"
 REMOVED = "the mark of the hold is removed"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a group away")
+
+
+@pytest.fixture
+def group(group_v1: memcg.CgroupV1) -> memcg.CgroupV1:
+    """A group of cgroup v1."""
+    return group_v1
 
 
 def done(report: Repair) -> list[tuple[str, str]]:
@@ -102,14 +109,14 @@ def test_a_child_made_during_the_repair(group: memcg.CgroupV1, monkeypatch: pyte
     """Who makes a child at the last moment before the killer is on again does not leave that one off."""
     abandon(group)
     child = group.create("child")
-    switch_on = tested._Repairer._switch_on
+    switch_on = tested._RepairerV1._switch_on
 
-    def make_one_first(repairer: tested._Repairer, group: memcg.CgroupV1) -> None:
+    def make_one_first(repairer: tested._RepairerV1, group: memcg.CgroupV1) -> None:
         if "late" not in group.name:
             group.create("late").create("later")
         switch_on(repairer, group)
 
-    monkeypatch.setattr(tested._Repairer, "_switch_on", make_one_first)
+    monkeypatch.setattr(tested._RepairerV1, "_switch_on", make_one_first)
     assert repair(group).failed == ()
     assert [each.cgroup_path for each in group.walk() if is_off(each)] == []
     assert (child / "late" / "later").oom.killer_enabled
@@ -376,21 +383,21 @@ def test_a_group_that_is_gone(group: memcg.CgroupV1) -> None:
     assert is_off(other)
 
 
-@pytest.mark.parametrize("step", ["_switch_on", "_lower", "_remove_marks", "_write"])
+@pytest.mark.parametrize("step", ["_switch_on", "_lower", "_forget", "_write"])
 def test_a_group_that_goes_during_the_repair(
     group: memcg.CgroupV1, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever the group is removed, the repair ends without an error."""
     child = group.create("child")
     abandon(child, raised(32, 64, 0, 0))
-    original: Callable[..., None] = getattr(tested._Repairer, step)
+    original: Callable[..., None] = getattr(tested._RepairerV1, step)
 
     def remove_first(*arguments: object) -> None:
         if child.exists:
             child.remove()
         original(*arguments)
 
-    monkeypatch.setattr(tested._Repairer, step, remove_first)
+    monkeypatch.setattr(tested._RepairerV1, step, remove_first)
     assert repair(child).failed == ()
     assert not child.exists
 

@@ -16,9 +16,9 @@ import pytest
 
 import memcg
 from memcg import MiB
-from support.events import assert_told_as_signalled, bare_eventfd, kills, kinds, origins, take_all
+from support.events import assert_told_as_counted, counted_ooms, hogged, kills, kinds, next_kill, origins, take_all
 from support.forked import in_child
-from support.processes import Worker, finish, sleeps_in, start_hog, start_waiting, wait_blocked, wait_until
+from support.processes import Worker, finish, sleeps_in, start_hog, start_waiting, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def events(group: memcg.CgroupV1) -> Iterator[Subscription]:
+def events(group: memcg.Cgroup) -> Iterator[Subscription]:
     """A subscription to the group."""
     with group.oom.subscribe() as events:
         yield events
 
 
 @pytest.fixture
-def worker(group: memcg.CgroupV1) -> Iterator[Worker]:
+def worker(group: memcg.Cgroup) -> Iterator[Worker]:
     """A process in the group."""
     with Worker(group) as worker:
         yield worker
@@ -55,14 +55,17 @@ def test_wait_without_waiting(events: Subscription, worker: Worker) -> None:
     assert isinstance(events.wait(0), memcg.OomEvent)
 
 
-def test_wait_gives_none_only_when_the_time_is_up(group: memcg.CgroupV1, events: Subscription) -> None:
-    """Wake-ups that come to nothing, such as a group below that goes, do not end the wait early."""
+def test_wait_gives_none_only_when_the_time_is_up(group: memcg.Cgroup, events: Subscription) -> None:
+    """Wake-ups that come to nothing, such as for a group beside or below that goes, do not end the wait early."""
+    parent = group.parent
+    assert parent is not None
+    stays = group.create("stays")
     with ThreadPoolExecutor(1) as pool, events:
         waiting = start_waiting(pool, lambda: events.wait(60))
-        child = group.create("child")
-        child.remove()
+        for above in (group, parent):
+            above.create("child").remove()
         assert not waiting.done()
-        hog = start_hog(group, 64)
+        hog = start_hog(stays, 64)
         assert isinstance(waiting.result(timeout=30), memcg.OomEvent)
         assert finish(hog) == -9
 
@@ -153,7 +156,7 @@ def test_closing_inside_the_loop_ends_it(events: Subscription, worker: Worker) -
     assert kinds(told) == [memcg.OomEvent]
 
 
-def test_use_after_close(group: memcg.CgroupV1) -> None:
+def test_use_after_close(group: memcg.Cgroup) -> None:
     """Every use of a closed subscription says that it is closed; loops end at once, closing again does nothing."""
     events = group.oom.subscribe()
     assert not events.closed
@@ -166,7 +169,7 @@ def test_use_after_close(group: memcg.CgroupV1) -> None:
             use()
 
 
-def test_the_with_statement_closes(group: memcg.CgroupV1) -> None:
+def test_the_with_statement_closes(group: memcg.Cgroup) -> None:
     """Leaving the with block closes, also by an error."""
     with pytest.raises(ZeroDivisionError):
         with group.oom.subscribe() as events:
@@ -174,7 +177,7 @@ def test_the_with_statement_closes(group: memcg.CgroupV1) -> None:
     assert events.closed
 
 
-def test_a_forgotten_subscription_warns(group: memcg.CgroupV1) -> None:
+def test_a_forgotten_subscription_warns(group: memcg.Cgroup) -> None:
     """One that is dropped without close() gives a ResourceWarning, and its files are closed all the same."""
     before = set(os.listdir("/proc/self/fd"))
     with pytest.warns(ResourceWarning, match="unclosed <memcg.Subscription armed"):
@@ -182,7 +185,7 @@ def test_a_forgotten_subscription_warns(group: memcg.CgroupV1) -> None:
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_repr_says_what_and_how(group: memcg.CgroupV1) -> None:
+def test_repr_says_what_and_how(group: memcg.Cgroup) -> None:
     """repr() names the group, and whether the subscription is armed, over or closed."""
     child = group.create("child")
     events = child.oom.subscribe()
@@ -211,7 +214,7 @@ def test_a_second_waiter_is_refused(events: Subscription, worker: Worker) -> Non
 
 
 def test_threads_that_take_turns_get_each_event_once(
-    group: memcg.CgroupV1, events: Subscription, worker: Worker
+    group: memcg.Cgroup, events: Subscription, worker: Worker
 ) -> None:
     """Whichever of several threads waits, no event is given twice, and none is lost."""
     told: list[Event] = []
@@ -225,7 +228,7 @@ def test_threads_that_take_turns_get_each_event_once(
             except StopIteration:
                 return
 
-    with ThreadPoolExecutor(3) as pool, bare_eventfd(group) as bare, events:
+    with ThreadPoolExecutor(3) as pool, counted_ooms(group) as count, events:
         for _ in range(3):
             pool.submit(take)
         for number in range(1, 21):
@@ -233,7 +236,7 @@ def test_threads_that_take_turns_get_each_event_once(
             wait_until(lambda: kills(told) == group.oom.kills, "the kill is taken")
             assert group.oom.kills == number
             assert len(origins(told)) >= number
-        assert_told_as_signalled(told, bare)
+        assert_told_as_counted(told, count)
 
 
 # Signals.
@@ -305,13 +308,13 @@ def test_a_forked_child_cannot_use_it_and_does_no_harm(events: Subscription, wor
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_fork_while_a_thread_waits(events: Subscription, worker: Worker) -> None:
+def test_a_fork_while_a_thread_waits(group: memcg.Cgroup, events: Subscription, worker: Worker) -> None:
     """A child of a process whose thread waits can subscribe anew; the thread goes on waiting."""
     with ThreadPoolExecutor(1) as pool, events:
         waiting = start_waiting(pool, events.wait)
 
         def subscribe_anew() -> bool:
-            with events._source.group.oom.subscribe() as own:
+            with group.oom.subscribe() as own:
                 return own.wait(0) is None
 
         assert in_child(subscribe_anew)
@@ -348,7 +351,7 @@ def test_the_file_is_readable_when_there_is_an_event(events: Subscription, worke
         assert kinds(told) == [memcg.OomEvent, memcg.KernelKill]
 
 
-def test_the_file_tells_of_a_removal(group: memcg.CgroupV1) -> None:
+def test_the_file_tells_of_a_removal(group: memcg.Cgroup) -> None:
     """A loop that carries the file hears of the removal as well."""
     child = group.create("child")
     with child.oom.subscribe() as events, selectors.DefaultSelector() as selector:
@@ -390,7 +393,7 @@ def only(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_without_file_descriptors_subscribing_fails_and_leaves_nothing(group: memcg.CgroupV1) -> None:
+def test_without_file_descriptors_subscribing_fails_and_leaves_nothing(group: memcg.Cgroup) -> None:
     """However few are left, the error is TooManyOpenFilesError with a remedy, and nothing stays open."""
     group.oom.subscribe().close()  # what is opened once and for all
     before = descriptors()
@@ -408,27 +411,23 @@ def test_without_file_descriptors_subscribing_fails_and_leaves_nothing(group: me
         # Its own, and those that are open only on the way.
         assert len(descriptors() - before) <= free
         assert free >= 6
-        hog = start_hog(group, 64)
-        assert kinds(events.until(hog)) == [memcg.OomEvent, memcg.KernelKill]
-        assert finish(hog) == -9
+        assert kinds(hogged(group, 64, events)) == [memcg.OomEvent, memcg.KernelKill]
     assert descriptors() == before
 
 
-def test_a_subscription_in_use_needs_no_more_file_descriptors(group: memcg.CgroupV1, events: Subscription) -> None:
-    """Once made, it waits and tells of an OOM though not one file descriptor is left."""
-    group.oom.disable()
-    hog = start_hog(group, 64)
-    wait_blocked(hog)
+def test_a_subscription_in_use_needs_no_more_file_descriptors(events: Subscription, worker: Worker) -> None:
+    """Once made, it waits and tells of an OOM and its kill though not one file descriptor is left."""
+    worker.order("hogs 1 64")
     with only(0):
-        event = events.wait(30)
-    assert isinstance(event, memcg.OomEvent)
-    assert event.under_oom
-    group.limit = 128 * MiB
-    assert finish(hog) == 0
+        told = next_kill(events)
+    assert worker.answer() == "-9"
+    assert isinstance(told[0], memcg.OomEvent)
+    assert kills(told) == 1
 
 
-def test_kills_below_are_told_once_there_are_file_descriptors_again(group: memcg.CgroupV1) -> None:
+def test_kills_below_are_told_once_there_are_file_descriptors_again(group_v1: memcg.CgroupV1) -> None:
     """Counting the kills in groups below takes files: where none can be opened, it is put off, not dropped."""
+    group = group_v1
     child = group.create("child", limit=8 * MiB)
     with group.oom.subscribe() as events, Worker(child) as worker:
         assert events.wait(0) is None

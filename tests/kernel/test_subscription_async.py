@@ -10,9 +10,10 @@ import anyio
 import pytest
 
 import memcg
-from memcg import MiB, PidFD
-from support.events import assert_told_as_signalled, bare_eventfd, kills, kinds
-from support.processes import HOG, Worker, finish, start_hog, wait_blocked
+from memcg import PidFD
+from support.events import assert_told_as_counted, counted_ooms, kills, kinds, origins
+from support.pace import at_most
+from support.processes import HOG, Worker, finish, finished, start_hog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,14 +24,14 @@ BOTH = [memcg.OomEvent, memcg.KernelKill]
 
 
 @pytest.fixture
-def events(group: memcg.CgroupV1) -> Iterator[Subscription]:
+def events(group: memcg.Cgroup) -> Iterator[Subscription]:
     """A subscription to the group."""
     with group.oom.subscribe() as events:
         yield events
 
 
 @pytest.fixture
-def worker(group: memcg.CgroupV1) -> Iterator[Worker]:
+def worker(group: memcg.Cgroup) -> Iterator[Worker]:
     """A process in the group."""
     with Worker(group) as worker:
         yield worker
@@ -42,7 +43,7 @@ async def take(events: Subscription, told: list[Event]) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_async_loop(group: memcg.CgroupV1, events: Subscription) -> None:
+async def test_an_async_loop(group: memcg.Cgroup, events: Subscription) -> None:
     """async for gives the events while other tasks run."""
     told = []
     async with anyio.create_task_group() as tasks:
@@ -124,26 +125,25 @@ async def test_cancelling_loses_nothing(events: Subscription, worker: Worker) ->
 
 
 @pytest.mark.anyio
-async def test_cancelling_again_and_again_loses_nothing(group: memcg.CgroupV1, events: Subscription) -> None:
-    """Waits given up at every possible moment still give each of fifty OOMs once."""
-    group.oom.disable()
+async def test_cancelling_again_and_again_loses_nothing(
+    group: memcg.Cgroup, events: Subscription, worker: Worker
+) -> None:
+    """Waits given up at every possible moment still give each of ten OOMs, and each kill once."""
     told: list[Event] = []
-    with bare_eventfd(group) as bare, anyio.fail_after(60):
-        hog = start_hog(group, 64)
-        while len(told) < 50:
-            event = None
-            with anyio.move_on_after(0.0005):
-                event = await events.next()
-            if event is None:
-                continue
-            told.append(event)
-            assert group.limit is not None
-            group.limit += MiB // 2
-        group.limit = None
-        assert finish(hog) == 0
-        told += events.until(hog)
-        assert kills(told) == 0
-        assert_told_as_signalled(told, bare)
+    with counted_ooms(group) as count, anyio.fail_after(at_most(60)):
+        for number in range(1, 11):
+            worker.order("hogs 1 64")
+            while kills(told) < number:
+                event = None
+                with anyio.move_on_after(at_most(0.0005)):
+                    event = await events.next()
+                if event is not None:
+                    told.append(event)
+            assert worker.answer() == "-9"
+            assert len(origins(told)) >= number
+        told += events.until(finished(worker))
+        assert_told_as_counted(told, count)
+    assert kills(told) == group.oom.kills == 10
 
 
 @pytest.mark.anyio
@@ -203,7 +203,7 @@ async def test_closing_inside_an_async_loop_ends_it(events: Subscription, worker
 
 
 @pytest.mark.anyio
-async def test_use_after_close(group: memcg.CgroupV1) -> None:
+async def test_use_after_close(group: memcg.Cgroup) -> None:
     """next() raises, a loop ends at once."""
     events = group.oom.subscribe()
     events.close()
@@ -215,7 +215,7 @@ async def test_use_after_close(group: memcg.CgroupV1) -> None:
 
 
 @pytest.mark.anyio
-async def test_removal_ends_an_async_loop(group: memcg.CgroupV1) -> None:
+async def test_removal_ends_an_async_loop(group: memcg.Cgroup) -> None:
     """Removed is the last event; after that next() raises, and loops end at once."""
     child = group.create("child")
     with child.oom.subscribe() as events:
@@ -234,22 +234,17 @@ async def test_removal_ends_an_async_loop(group: memcg.CgroupV1) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("named_by", ["Popen", "PID", "PidFD"])
-async def test_until_in_an_async_loop(group: memcg.CgroupV1, events: Subscription, named_by: str) -> None:
-    """async for over until() handles a stuck process, and ends with it."""
-    group.oom.disable()
+async def test_until_in_an_async_loop(group: memcg.Cgroup, events: Subscription, named_by: str) -> None:
+    """async for over until() gives all that a process caused, and ends with it."""
     hog = start_hog(group, 64)
     with PidFD(hog.pid) as process, anyio.fail_after(30):
         ways: dict[str, memcg.Process | PidFD | int] = {"Popen": hog, "PID": hog.pid, "PidFD": process}
-        told = []
-        async for event in events.until(ways[named_by]):
-            told.append(event)
-            group.limit = None
-    assert kinds(told) == [memcg.OomEvent]
-    assert finish(hog) == 0
+        assert kinds([event async for event in events.until(ways[named_by])]) == BOTH
+    assert finish(hog) == -9
 
 
 @pytest.mark.anyio
-async def test_until_a_process_that_was_waited_for(group: memcg.CgroupV1, events: Subscription) -> None:
+async def test_until_a_process_that_was_waited_for(group: memcg.Cgroup, events: Subscription) -> None:
     """An exited process is no reason to wait: what it caused is given, and the loop ends."""
     hog = start_hog(group, 64)
     assert finish(hog) == -9
@@ -259,47 +254,44 @@ async def test_until_a_process_that_was_waited_for(group: memcg.CgroupV1, events
 
 
 @pytest.mark.anyio
-async def test_until_left_early_or_cancelled(group: memcg.CgroupV1, events: Subscription) -> None:
+async def test_until_left_early_or_cancelled(events: Subscription, worker: Worker) -> None:
     """Leaving the loop by break or by cancellation loses nothing, and later loops go on."""
-    group.oom.disable()
-    hog = start_hog(group, 64)
     with anyio.fail_after(30):
-        async for event in events.until(hog):
-            assert isinstance(event, memcg.OomEvent)
-            break
-        with anyio.move_on_after(0.01) as scope:
-            async for event in events.until(hog):
-                raise AssertionError(event)
-        assert scope.cancelled_caught
-        wait_blocked(hog)
-        group.limit = 33 * MiB
-        async for event in events.until(hog):
-            assert isinstance(event, memcg.OomEvent)
-            group.limit = None
-    assert finish(hog) == 0
+        for _ in range(2):
+            worker.order("hogs 1 64")
+            for kind in BOTH:
+                async for event in events.until(worker.process):
+                    assert isinstance(event, kind)
+                    break
+            assert worker.answer() == "-9"
+            with anyio.move_on_after(0.05) as scope:
+                async for event in events.until(worker.process):
+                    assert isinstance(event, memcg.OomEvent), "the kill was told already"
+            assert scope.cancelled_caught
+        worker.process.kill()
+        assert kills([event async for event in events.until(worker.process)]) == 0
 
 
 @pytest.mark.anyio
 async def test_many_subscriptions_on_one_loop(nursery: memcg.Cgroup) -> None:
-    """Tasks that each handle a group of their own do not disturb one another."""
+    """Tasks that each listen to a group of their own do not disturb one another."""
 
-    async def handle(number: int) -> None:
+    async def listen(number: int) -> None:
         with memcg.temporary(parent=nursery, limit="16M") as group, group.oom.subscribe() as events:
-            group.oom.disable()
-            hog = start_hog(group, 16 + number)
-            async for event in events.until(hog):
-                assert isinstance(event, memcg.OomEvent)
-                assert event.origin == group
-                group.limit = None
-                handled.append(number)
-            assert finish(hog) == 0
+            hog = start_hog(group, 24 + number)
+            told = [event async for event in events.until(hog)]
+            assert kinds(told) == BOTH
+            assert origins(told) == [group]
+            assert {event.cgroup for event in told} == {group}
+            assert finish(hog) == -9
+        heard.append(number)
 
-    handled: list[int] = []
-    with anyio.fail_after(60):
+    heard: list[int] = []
+    with anyio.fail_after(at_most(60)):
         async with anyio.create_task_group() as tasks:
             for number in range(6):
-                tasks.start_soon(handle, number)
-    assert sorted(handled) == list(range(6))
+                tasks.start_soon(listen, number)
+    assert sorted(heard) == list(range(6))
 
 
 # What only asyncio has.
@@ -329,7 +321,7 @@ def test_add_reader(events: Subscription, worker: Worker) -> None:
     assert worker.answer() == "-9"
 
 
-def test_until_an_asyncio_process(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_until_an_asyncio_process(group: memcg.Cgroup, events: Subscription) -> None:
     """until() takes the Process of asyncio, which its loop waits for on its own."""
 
     async def main() -> list[Event]:

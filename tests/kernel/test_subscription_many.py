@@ -22,7 +22,7 @@ def what_there_is(group: memcg.Cgroup) -> set[str]:
     }
 
 
-def test_create_subscribe_remove_a_thousand_times(group: memcg.CgroupV1) -> None:
+def test_create_subscribe_remove_a_thousand_times(group: memcg.Cgroup) -> None:
     """No file, no group and no thread is left, in whichever order a group goes and its subscription is closed."""
     group.oom.subscribe().close()  # opens what is opened once and for all
     before = what_there_is(group)
@@ -37,7 +37,7 @@ def test_create_subscribe_remove_a_thousand_times(group: memcg.CgroupV1) -> None
     assert not what_there_is(group) - before
 
 
-def test_a_thousand_removals_are_each_told(group: memcg.CgroupV1) -> None:
+def test_a_thousand_removals_are_each_told(group: memcg.Cgroup) -> None:
     """Of many groups that go together, each is told as removed, once, and nothing is left of any."""
     group.oom.subscribe().close()
     before = what_there_is(group)
@@ -63,7 +63,7 @@ def test_a_thousand_removals_are_each_told(group: memcg.CgroupV1) -> None:
     assert not what_there_is(group) - before
 
 
-def test_a_thousand_subscriptions_come_and_go_while_one_listens(group: memcg.CgroupV1) -> None:
+def test_a_thousand_subscriptions_come_and_go_while_one_listens(group: memcg.Cgroup) -> None:
     """Others that subscribe to the same group and leave cost the one that stays no event."""
     with Worker(group) as worker, group.oom.subscribe() as events:
         group.oom.subscribe().close()

@@ -7,13 +7,13 @@ import select
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcg
 from memcg import Event, Subscription
-from memcg.notify.sources import OomSourceV1
 from support.forked import in_child
 from support.processes import Worker, start_waiting, wait_until
 
@@ -26,11 +26,11 @@ class Watch(Subscription[Event]):
 
     _noun = "watch"
 
-    def __init__(self, group: memcg.CgroupV1) -> None:
+    def __init__(self, group: memcg.Cgroup) -> None:
         self.closings: list[bool] = []
         self.at_closing: Callable[[], object] = lambda: None
         self.unfit = False
-        super().__init__(OomSourceV1(group))
+        super().__init__(group.oom._source())
 
     def _check_usable(self, even_over: bool = False) -> None:
         super()._check_usable(even_over)
@@ -43,7 +43,7 @@ class Watch(Subscription[Event]):
 
 
 @pytest.fixture
-def watch(group: memcg.CgroupV1) -> Iterator[Watch]:
+def watch(group: memcg.Cgroup) -> Iterator[Watch]:
     """A watch on the group."""
     with Watch(group) as watch:
         yield watch
@@ -52,7 +52,7 @@ def watch(group: memcg.CgroupV1) -> Iterator[Watch]:
 # Names.
 
 
-def test_a_subclass_is_called_by_its_own_name(group: memcg.CgroupV1) -> None:
+def test_a_subclass_is_called_by_its_own_name(group: memcg.Cgroup) -> None:
     """repr() has the name of the subclass, and messages have its noun, in a forked child too."""
     with Watch(group) as watch, ThreadPoolExecutor(1) as pool:
         assert repr(watch) == f"<memcg.Watch armed {group.cgroup_path!r}>"
@@ -108,7 +108,7 @@ def test_the_files_stay_open_until_the_hook_is_through(watch: Watch) -> None:
         watch._source.files()
 
 
-def test_many_threads_that_close_call_the_hook_once(group: memcg.CgroupV1) -> None:
+def test_many_threads_that_close_call_the_hook_once(group: memcg.Cgroup) -> None:
     """Of threads that close at the same moment, one calls the hook, and none gets an error."""
     with ThreadPoolExecutor(4) as pool:
         for _ in range(200):
@@ -137,7 +137,7 @@ def test_closing_again_from_within_the_hook(watch: Watch) -> None:
     assert watch.closings == [True, True]
 
 
-def test_an_error_of_the_hook_comes_out_and_all_is_closed(group: memcg.CgroupV1) -> None:
+def test_an_error_of_the_hook_comes_out_and_all_is_closed(group: memcg.Cgroup) -> None:
     """What the hook raises is raised by close(), by which time nothing is left open."""
     before = set(os.listdir("/proc/self/fd"))
     watch = Watch(group)
@@ -148,7 +148,7 @@ def test_an_error_of_the_hook_comes_out_and_all_is_closed(group: memcg.CgroupV1)
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_a_forgotten_one_calls_the_hook_too(group: memcg.CgroupV1) -> None:
+def test_a_forgotten_one_calls_the_hook_too(group: memcg.Cgroup) -> None:
     """One that is dropped without close() gives a ResourceWarning by its name, and the hook is called."""
     watch = Watch(group)
     closings = watch.closings
@@ -169,11 +169,12 @@ def test_in_a_forked_child_the_hook_is_not_called(watch: Watch) -> None:
     assert watch.closings == [True]
 
 
-def test_one_that_was_never_made_calls_no_hook(group: memcg.CgroupV1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_never_made_calls_no_hook(group: memcg.Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where arming fails half-way, there is nothing to close, and no file is left open."""
+    with closing(group.oom._source()) as source:
+        monkeypatch.setattr(type(source), "files", lambda source: [(-1, select.EPOLLIN)])
     before = set(os.listdir("/proc/self/fd"))
     watch = Watch.__new__(Watch)
-    monkeypatch.setattr(OomSourceV1, "files", lambda source: [(-1, select.EPOLLIN)])
     with pytest.raises(ValueError, match="-1"):
         Watch.__init__(watch, group)
     assert watch.closed
@@ -195,7 +196,7 @@ def test_each_use_is_checked_by_the_subclass(watch: Watch) -> None:
         next(watch.until(os.getpid()))
 
 
-def test_what_was_told_before_can_still_be_taken(watch: Watch, group: memcg.CgroupV1) -> None:
+def test_what_was_told_before_can_still_be_taken(watch: Watch, group: memcg.Cgroup) -> None:
     """Events that have been taken in are given first; then the subclass has its say."""
     with Worker(group) as worker:
         assert worker.do("hogs 1 64") == "-9"
@@ -215,7 +216,7 @@ class Line:
 
     due: float | None = None
 
-    def __init__(self, group: memcg.CgroupV1, end: socket.socket) -> None:
+    def __init__(self, group: memcg.Cgroup, end: socket.socket) -> None:
         self.group = group
         self.over: str | None = None
         self.end = end
@@ -238,7 +239,7 @@ class Line:
         self.end.close()
 
 
-def test_a_source_of_another_kind(group: memcg.CgroupV1) -> None:
+def test_a_source_of_another_kind(group: memcg.Cgroup) -> None:
     """A source says what to wait for on each file, yields what it likes, and says why it is over."""
     ours, other = socket.socketpair()
     line = Line(group, ours)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcg
-from memcg import MiB, PidFD
-from support.events import kills, kinds, settle
+from memcg import PidFD
+from support.events import kills, kinds
 from support.processes import Worker, finish, start_hog, start_waiting
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def events(group: memcg.CgroupV1) -> Iterator[Subscription]:
+def events(group: memcg.Cgroup) -> Iterator[Subscription]:
     """A subscription to the group."""
     with group.oom.subscribe() as events:
         yield events
@@ -33,7 +33,7 @@ BOTH = [memcg.OomEvent, memcg.KernelKill]
 
 
 @pytest.mark.parametrize("named_by", ["Popen", "PID", "PidFD"])
-def test_a_process_named_in_each_way(group: memcg.CgroupV1, events: Subscription, named_by: str) -> None:
+def test_a_process_named_in_each_way(group: memcg.Cgroup, events: Subscription, named_by: str) -> None:
     """By Popen, PID or PidFD: the loop blocks, gives all that the process caused, and ends with it."""
     hog = start_hog(group, 64)
     with PidFD(hog.pid) as process:
@@ -45,7 +45,7 @@ def test_a_process_named_in_each_way(group: memcg.CgroupV1, events: Subscription
     assert finish(hog) == -9
 
 
-def test_a_process_that_does_no_harm(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_process_that_does_no_harm(group: memcg.Cgroup, events: Subscription) -> None:
     """The loop blocks while the process runs, and gives nothing where nothing happens."""
     hog = start_hog(group, 1, stay=True)
     with ThreadPoolExecutor(1) as pool, events:
@@ -55,7 +55,7 @@ def test_a_process_that_does_no_harm(group: memcg.CgroupV1, events: Subscription
         assert waiting.result(timeout=30) == []
 
 
-def test_a_process_that_was_waited_for(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_process_that_was_waited_for(group: memcg.Cgroup, events: Subscription) -> None:
     """An exited process is no reason to block: what it caused is given, and the loop ends."""
     hog = start_hog(group, 64)
     assert finish(hog) == -9
@@ -63,7 +63,7 @@ def test_a_process_that_was_waited_for(group: memcg.CgroupV1, events: Subscripti
     assert list(events.until(hog)) == []
 
 
-def test_a_process_that_has_exited_and_not_been_waited_for(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_process_that_has_exited_and_not_been_waited_for(group: memcg.Cgroup, events: Subscription) -> None:
     """A zombie has exited: the loop ends."""
     hog = start_hog(group, 64)
     os.waitid(os.P_PID, hog.pid, os.WEXITED | os.WNOWAIT)
@@ -79,7 +79,7 @@ def test_a_pid_that_does_not_exist(events: Subscription) -> None:
     assert list(events.until(process.pid)) == []
 
 
-def test_a_popen_that_polls_meanwhile(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_popen_that_polls_meanwhile(group: memcg.Cgroup, events: Subscription) -> None:
     """poll() in the body, which waits for the process, does not disturb the loop."""
     hog = start_hog(group, 64)
     told = []
@@ -90,7 +90,7 @@ def test_a_popen_that_polls_meanwhile(group: memcg.CgroupV1, events: Subscriptio
     assert finish(hog) == -9
 
 
-def test_all_that_happened_to_others_is_given_too(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_all_that_happened_to_others_is_given_too(group: memcg.Cgroup, events: Subscription) -> None:
     """The process only says when to stop: events of the whole group are given until then."""
     with Worker(group) as worker:
         assert worker.do("hogs 3 64") == "-9 -9 -9"
@@ -98,9 +98,9 @@ def test_all_that_happened_to_others_is_given_too(group: memcg.CgroupV1, events:
         assert kills(events.until(worker.process)) == 3
 
 
-def test_a_process_outside_the_group(group: memcg.CgroupV1, events: Subscription, nursery: memcg.Cgroup) -> None:
+def test_a_process_outside_the_group(group: memcg.Cgroup, events: Subscription, nursery: memcg.Cgroup) -> None:
     """Any process can say when to stop."""
-    with Worker(nursery) as outside, Worker(group) as worker:
+    with memcg.temporary(parent=nursery) as other, Worker(other) as outside, Worker(group) as worker:
         assert worker.do("hogs 1 64") == "-9"
         told = []
         for event in events.until(outside.process):
@@ -110,27 +110,26 @@ def test_a_process_outside_the_group(group: memcg.CgroupV1, events: Subscription
         assert kinds(told) == BOTH
 
 
-def test_a_loop_left_early_holds_nothing_open(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_loop_left_early_holds_nothing_open(group: memcg.Cgroup, events: Subscription) -> None:
     """Breaking off closes what until() opened; a later loop goes on with what was left."""
-    group.oom.disable()
-    hog = start_hog(group, 64)
-    before = len(os.listdir("/proc/self/fd"))
-    for event in events.until(hog):
-        assert isinstance(event, memcg.OomEvent)
-        break
-    assert len(os.listdir("/proc/self/fd")) == before
-    group.limit = 33 * MiB
-    with contextlib.suppress(ZeroDivisionError):
-        for event in events.until(hog):
-            raise ZeroDivisionError(event)
-    assert len(os.listdir("/proc/self/fd")) == before
-    settle(events)
-    group.limit = None
-    assert list(events.until(hog)) == []
-    assert finish(hog) == 0
+    with Worker(group) as worker:
+        before = len(os.listdir("/proc/self/fd"))
+        worker.order("hogs 1 64")
+        for event in events.until(worker.process):
+            assert isinstance(event, memcg.OomEvent)
+            break
+        assert len(os.listdir("/proc/self/fd")) == before
+        with contextlib.suppress(ZeroDivisionError):
+            for event in events.until(worker.process):
+                assert isinstance(event, memcg.KernelKill)
+                raise ZeroDivisionError
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert worker.answer() == "-9"
+        worker.process.kill()
+        assert kills(events.until(worker.process)) == 0
 
 
-def test_a_loop_that_never_began_holds_nothing_open(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_loop_that_never_began_holds_nothing_open(group: memcg.Cgroup, events: Subscription) -> None:
     """until() without a loop is dropped without a warning."""
     hog = start_hog(group, 1, stay=True)
     before = len(os.listdir("/proc/self/fd"))
@@ -139,7 +138,7 @@ def test_a_loop_that_never_began_holds_nothing_open(group: memcg.CgroupV1, event
     assert finish(hog) == 0
 
 
-def test_two_loops_after_one_another_on_one_process(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_two_loops_after_one_another_on_one_process(group: memcg.Cgroup, events: Subscription) -> None:
     """The object that until() gives can be gone on with after a break, and stays at its end."""
     hog = start_hog(group, 64)
     until = events.until(hog)
@@ -150,17 +149,17 @@ def test_two_loops_after_one_another_on_one_process(group: memcg.CgroupV1, event
     assert finish(hog) == -9
 
 
-def test_it_ends_with_the_group_too(group: memcg.CgroupV1) -> None:
+def test_it_ends_with_the_group_too(group: memcg.Cgroup) -> None:
     """A loop over events until a process exits ends when the group is removed, after Removed."""
-    child = group.create("child")
-    hog = start_hog(group, 1, stay=True)
+    child, other = group.create("child"), group.create("other")
+    hog = start_hog(other, 1, stay=True)
     with child.oom.subscribe() as events:
         child.remove()
         assert kinds(events.until(hog)) == [memcg.Removed]
     assert finish(hog) == 0
 
 
-def test_closing_ends_it_quietly(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_closing_ends_it_quietly(group: memcg.Cgroup, events: Subscription) -> None:
     """close() in another thread ends the loop, without an error, and its files are closed."""
     hog = start_hog(group, 1, stay=True)
     with ThreadPoolExecutor(1) as pool, events:
@@ -170,7 +169,7 @@ def test_closing_ends_it_quietly(group: memcg.CgroupV1, events: Subscription) ->
     assert finish(hog) == 0
 
 
-def test_a_process_stopped_and_continued_has_not_exited(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_process_stopped_and_continued_has_not_exited(group: memcg.Cgroup, events: Subscription) -> None:
     """Only an exit ends the loop."""
     hog = start_hog(group, 1, stay=True)
     with ThreadPoolExecutor(1) as pool, events:
@@ -192,7 +191,7 @@ def test_what_is_no_process_is_refused(events: Subscription, wrong: object) -> N
     assert events.wait(0) is None
 
 
-def test_a_closed_pidfd_is_refused(group: memcg.CgroupV1, events: Subscription) -> None:
+def test_a_closed_pidfd_is_refused(group: memcg.Cgroup, events: Subscription) -> None:
     """A PidFD that was closed stands for no process any more: ClosedError, not an endless wait."""
     process = PidFD(os.getpid())
     process.close()

@@ -44,10 +44,10 @@ def test_a_group_for_the_length_of_a_block(nursery: memcg.Cgroup) -> None:
     assert nursery.children() == before
 
 
-def test_without_a_parent_it_is_where_the_caller_may_create_groups() -> None:
-    """For root that is the root of the hierarchy; for others, their own group."""
+def test_without_a_parent_it_is_where_the_caller_may_create_groups(nursery: memcg.Cgroup) -> None:
+    """For root that is the root of the hierarchy; for others, their own group, or that above it."""
     with memcg.temporary() as group:
-        assert group.parent == (memcg.root() if os.geteuid() == 0 else memcg.current())
+        assert group.parent == (memcg.root() if os.geteuid() == 0 else nursery.parent)
     assert not group.exists
 
 
@@ -58,7 +58,7 @@ def test_limit_and_name(nursery: memcg.Cgroup) -> None:
         assert group.limit == 10 * MiB
 
 
-def test_a_name_that_exists_is_left_alone(group: memcg.CgroupV1) -> None:
+def test_a_name_that_exists_is_left_alone(group: memcg.Cgroup) -> None:
     """A group of that name is neither taken over nor removed."""
     taken = group.create("job", limit="16M")
     with taken.popen(SLEEP) as process:
@@ -71,15 +71,16 @@ def test_a_name_that_exists_is_left_alone(group: memcg.CgroupV1) -> None:
 
 
 @pytest.mark.parametrize("limit", ["", 0, 4095, -1, True, "0x1000000"])
-def test_a_bad_limit_leaves_nothing(group: memcg.CgroupV1, limit: int) -> None:
+def test_a_bad_limit_leaves_nothing(group: memcg.Cgroup, limit: int) -> None:
     """A limit that is none is refused, and no group is left behind."""
     with pytest.raises((memcg.InvalidValueError, memcg.InvalidTypeError)):
         memcg.temporary(parent=group, limit=limit).__enter__()
     assert group.children() == ()
 
 
-def test_the_killer_is_on_whatever_the_parent_has(group: memcg.CgroupV1) -> None:
+def test_the_killer_is_on_whatever_the_parent_has(group_v1: memcg.CgroupV1) -> None:
     """Below a group whose killer is off, a new group inherits that; a temporary one does not."""
+    group = group_v1
     group.oom.disable()
     assert not group.create("inherits").oom.killer_enabled
     with memcg.temporary(parent=group, limit="16M") as inner:
@@ -113,19 +114,18 @@ def test_processes_are_killed(nursery: memcg.Cgroup) -> None:
 def test_groups_below_are_removed_with_what_is_in_them(nursery: memcg.Cgroup) -> None:
     """Groups at any depth go too, and every process in them."""
     with memcg.temporary(parent=nursery) as group:
-        below = group
-        processes = [group.popen(SLEEP)]
+        below, processes = group, []
         for depth in range(5):
-            group.create(f"empty-{depth}")
+            below.create(f"empty-{depth}")
+            processes.append(below.create("used").popen(SLEEP))
             below = below.create("below")
-            processes.append(below.popen(SLEEP))
     assert not group.path.exists()
     assert ended(*processes)
 
 
-def test_processes_that_are_stopped_by_an_oom(nursery: memcg.Cgroup) -> None:
+def test_processes_that_are_stopped_by_an_oom(group_v1: memcg.CgroupV1) -> None:
     """Processes that are blocked for want of memory, with the killer off, are killed; none stays for ever."""
-    with memcg.temporary(parent=nursery, limit="32M") as group:
+    with memcg.temporary(parent=group_v1, limit="16M") as group:
         below = group.create("below")
         group.oom.disable()
         hogs = [start_hog(group, 64), start_hog(below, 64)]
@@ -134,8 +134,9 @@ def test_processes_that_are_stopped_by_an_oom(nursery: memcg.Cgroup) -> None:
     assert ended(*hogs)
 
 
-def test_a_process_that_is_stopped_by_the_limit_above(group: memcg.CgroupV1) -> None:
+def test_a_process_that_is_stopped_by_the_limit_above(group_v1: memcg.CgroupV1) -> None:
     """Where the limit that was hit is the parent's, with the parent's killer off, the process is killed too."""
+    group = group_v1
     group.oom.disable()
     with memcg.temporary(parent=group) as inner:
         hog = start_hog(inner, 64)
@@ -207,17 +208,36 @@ def test_many_processes_that_fork(nursery: memcg.Cgroup) -> None:
     assert ended(process)
 
 
-def test_this_process_is_spared(group: memcg.CgroupV1) -> None:
-    """Who is in the group itself, or below, is moved to the parent at the end, and lives."""
+def test_this_process_is_spared(group: memcg.Cgroup) -> None:
+    """Who is in the group itself, or below, is moved back to where it was before, and lives."""
+    home = memcg.current()
 
     def enter(place: Callable[[memcg.Cgroup], memcg.Cgroup]) -> bool:
         with memcg.temporary(parent=group) as inner:
-            sleeper = inner.popen(SLEEP)
-            place(inner).add(os.getpid())
-        return memcg.current() == group and not inner.exists and ended(sleeper)
+            target = place(inner)
+            sleeper = target.popen(SLEEP)
+            target.add(os.getpid())
+        return memcg.current() == home and not inner.exists and ended(sleeper)
 
     assert in_child(lambda: enter(lambda inner: inner))
     assert in_child(lambda: enter(lambda inner: inner.create("below").create("deeper")))
+
+
+def test_this_process_is_spared_where_its_home_has_gone(group: memcg.Cgroup) -> None:
+    """Where the group that this process came from is no more, it is moved to the parent, or the error says so."""
+
+    def enter() -> bool:
+        home = group.create("home")
+        home.add(os.getpid())
+        try:
+            with memcg.temporary(parent=group) as inner:
+                inner.add(os.getpid())
+                home.remove()
+        except memcg.InternalProcessesError:
+            return memcg.current() == inner and isinstance(group, memcg.CgroupV2)
+        return memcg.current() == group and isinstance(group, memcg.CgroupV1)
+
+    assert in_child(enter)
 
 
 def test_a_group_that_is_gone_already(nursery: memcg.Cgroup) -> None:
@@ -229,7 +249,7 @@ def test_a_group_that_is_gone_already(nursery: memcg.Cgroup) -> None:
         outer.remove()
 
 
-def test_another_group_of_the_same_name_is_left_alone(group: memcg.CgroupV1) -> None:
+def test_another_group_of_the_same_name_is_left_alone(group: memcg.Cgroup) -> None:
     """A group that somebody made in the place of the temporary one is not theirs to lose."""
     with memcg.temporary(parent=group, name="job") as first:
         first.remove()
@@ -248,8 +268,7 @@ def test_an_error_in_the_block_is_passed_on(nursery: memcg.Cgroup, error: type[B
 
     def block() -> None:
         with memcg.temporary(parent=nursery) as group:
-            group.create("below")
-            started.append((group, group.popen(SLEEP)))
+            started.append((group, group.create("below").popen(SLEEP)))
             raise raised
 
     with pytest.raises(error) as caught:
@@ -270,6 +289,8 @@ def leave_behind(given: memcg.Cgroup, error: Exception | None) -> tuple[str, lis
             with memcg.temporary(parent=given):
                 os.setresuid(0, 0, 0)
                 below = given.children()[0]
+                if isinstance(below, memcg.CgroupV2):  # whose owner may kill whoever is in it
+                    os.chown(below.path / "cgroup.kill", 0, 0)
                 process = below.popen(SLEEP)
                 os.setresuid(NOBODY, NOBODY, 0)
                 if error is not None:
@@ -283,7 +304,7 @@ def leave_behind(given: memcg.Cgroup, error: Exception | None) -> tuple[str, lis
     return raised, [f"{warning.category.__name__}: {warning.message}" for warning in told]
 
 
-def test_an_error_of_the_cleanup_never_replaces_one_of_the_block(group: memcg.CgroupV1) -> None:
+def test_an_error_of_the_cleanup_never_replaces_one_of_the_block(group: memcg.Cgroup) -> None:
     """Where the cleanup fails too, the block's error arrives, and a warning names what is left behind."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
@@ -296,7 +317,7 @@ def test_an_error_of_the_cleanup_never_replaces_one_of_the_block(group: memcg.Cg
     assert told[0].startswith("RuntimeWarning")
 
 
-def test_an_error_of_the_cleanup_alone_is_raised(group: memcg.CgroupV1) -> None:
+def test_an_error_of_the_cleanup_alone_is_raised(group: memcg.Cgroup) -> None:
     """Where only the cleanup fails, it says so, with what is in its way."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
@@ -331,7 +352,6 @@ SCRIPT = """
 import sys
 import memcg
 with memcg.temporary(parent=memcg.open(sys.argv[1]), name="job", limit="32M") as job:
-    job.oom.disable()
     process = job.popen(["/bin/sleep", "60"])
     print(process.pid, flush=True)
     process.wait()

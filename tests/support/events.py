@@ -1,4 +1,4 @@
-"""What a list of events comes to."""
+"""What a list of events comes to, and what the kernel had to say itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import memcg
+from support.processes import finish, start_hog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from memcg import Cgroup, CgroupV1, Event, EventFD, Subscription
 
@@ -57,6 +58,14 @@ def settle(events: Subscription) -> None:
         pass
 
 
+def hogged(group: Cgroup, mib: int, events: Subscription) -> list[Event]:
+    """What is told of a hog that is killed."""
+    hog = start_hog(group, mib)
+    told = list(events.until(hog))
+    assert finish(hog) == -9
+    return told
+
+
 @contextmanager
 def bare_eventfd(group: CgroupV1) -> Iterator[EventFD]:
     """An eventfd that the kernel signals at each OOM of the group."""
@@ -65,8 +74,27 @@ def bare_eventfd(group: CgroupV1) -> Iterator[EventFD]:
         yield bare
 
 
-def assert_told_as_signalled(told: Iterable[Event], bare: EventFD) -> None:
-    """Proves that no OOM was told twice: *bare* was signalled as often as memcg's own eventfd.
+@contextmanager
+def counted_ooms(group: Cgroup) -> Iterator[Callable[[], int]]:
+    """How often the kernel has told of OOMs by the limit of the group, since it was last asked for that.
 
-    Signals that came between two reads are told as one."""
-    assert 1 <= len(origins(told)) <= (bare.try_read() or 0)
+    On v1 these are the signals of an eventfd, on v2 what it has counted."""
+    if isinstance(group, memcg.CgroupV1):
+        with bare_eventfd(group) as bare:
+            yield lambda: bare.try_read() or 0
+    else:
+        assert isinstance(group, memcg.CgroupV2)
+        former = group.events_local.oom
+
+        def count() -> int:
+            nonlocal former
+            before, former = former, group.events_local.oom
+            return former - before
+
+        yield count
+
+
+def assert_told_as_counted(told: Iterable[Event], count: Callable[[], int]) -> None:
+    """Proves that no OOM was told twice: the kernel has told of at least as many. Those that came between two
+    looks are told as one."""
+    assert 1 <= len(origins(told)) <= count()

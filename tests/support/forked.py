@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import memcg
+
 Result = TypeVar("Result")
 
 NOBODY = 65534
@@ -47,12 +49,17 @@ def in_child(function: Callable[[], Result], *, seconds: int = 60) -> Result:
     return result
 
 
-def as_nobody(function: Callable[[], Result]) -> Result:
-    """What *function* returns or raises, called in a forked child that has become the user nobody."""
+def as_nobody(function: Callable[[], Result], inside: memcg.Cgroup | None = None) -> Result:
+    """What *function* returns or raises, called in a forked child that has become the user nobody.
+
+    On v2, whom a group was given can only move processes that are *inside* it already, so there the child begins.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
 
     def unprivileged() -> Result:
+        if inside is not None:
+            inside.add(os.getpid())
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -63,5 +70,7 @@ def as_nobody(function: Callable[[], Result]) -> Result:
 
 def give_away(path: str | os.PathLike[str], *names: str) -> None:
     """Makes nobody the owner of the directory at *path* and of all its files, or of those *names* alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
     for name in names or [".", *os.listdir(path)]:
         os.chown(os.path.join(path, name), NOBODY, NOBODY)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from memcg._ffi import Record
 
-REQUEST = struct.Struct("IIIIqqq")
+REQUEST = struct.Struct("IIIIqqqQ")
 REPLY = struct.Struct("iIIIIIiiiIq")
 
 
@@ -44,10 +44,18 @@ class Answer(NamedTuple):
 
 
 def request(
-    kind: int, *, slot: int = 0, flags: int = 0, delay: int = 0, total: int = 0, bytes: int = 0, unused: int = 0
+    kind: int,
+    *,
+    slot: int = 0,
+    flags: int = 0,
+    delay: int = 0,
+    total: int = 0,
+    bytes: int = 0,
+    path: int = 0,
+    unused: int = 0,
 ) -> bytes:
     """A message of the right size."""
-    return REQUEST.pack(kind, slot, flags, unused, delay, total, bytes)
+    return REQUEST.pack(kind, slot, flags, unused, delay, total, bytes, path)
 
 
 def hello(*, page: int = mmap.PAGESIZE, processors: int = os.cpu_count() or 1) -> bytes:

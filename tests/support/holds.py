@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import memcg
 from support.marks import marks
-from support.processes import state, wait_until
+from support.processes import Worker, is_blocked, state, wait_until
 from support.scripts import say, start_python
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from memcg import CgroupV1, Hold, HoldEvent
+    from memcg import Cgroup, Hold, HoldEvent
 
 Kind = TypeVar("Kind", bound="HoldEvent")
 
@@ -116,14 +117,26 @@ ctypes.CDLL(None).pthread_exit(None)
 """A process that the kernel's killer cannot find: it looks for processes whose first thread is in the group, and
 of this one only another thread is. Memory is charged to that one, as the first thread has ended."""
 
+SPARED = """
+import mmap, sys
+
+with open("/proc/self/oom_score_adj", "w") as file:
+    file.write("-1000")
+print("ready", flush=True)
+memory = mmap.mmap(-1, int(sys.stdin.readline()) << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for position in range(0, len(memory), mmap.PAGESIZE):
+    memory[position] = 1
+print("done", flush=True)
+sys.stdin.read()
+"""
+"""A process that the kernel's killer spares, by its ``oom_score_adj``. On v1, nobody would be told of its OOM."""
+
 
 class Herd:
     """Processes in *group* that touch memory, all at once, without system calls. They end with ``with``."""
 
-    def __init__(self, group: CgroupV1, number: int, mib: int) -> None:
-        outside = group.parent
-        assert outside is not None
-        self.process = start_python(outside, HERD, str(group.path), str(number), str(mib))
+    def __init__(self, group: Cgroup, number: int, mib: int) -> None:
+        self.process = start_python(memcg.current(), HERD, str(group.path), str(number), str(mib))
         assert say(self.process) == "ready"
         self.pids = group.processes()
 
@@ -162,7 +175,7 @@ class Told(NamedTuple):
 class Owner:
     """Another process that holds *group*, and tells of each event. The hold ends with the ``with`` block."""
 
-    def __init__(self, group: CgroupV1, delay: float | None, **options: object) -> None:
+    def __init__(self, group: Cgroup, delay: float | None, **options: object) -> None:
         self.group = group
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWNER, str(group.path), json.dumps({"delay": delay, **options})],
@@ -196,6 +209,12 @@ class Owner:
         assert self.process.wait(30) == 0
         return self.told
 
+    def abandon(self) -> None:
+        """Kills it, if it is still there, and expects nothing more of it."""
+        self.process.kill()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def _take(self, kind: str) -> dict[str, list[int]]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -219,6 +238,35 @@ class Owner:
         wait_until(lambda: guard_is_gone(self.guard_pids), "the other owner's guard is gone")
 
 
+@functools.cache
+def _is_v2() -> bool:
+    return isinstance(memcg.root(), memcg.CgroupV2)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is stopped by an OOM of a held group: on v1 alone, on v2 with all of the group."""
+    if not _is_v2():
+        return is_blocked(pid)
+    try:
+        group = memcg.of(pid)
+        assert isinstance(group, memcg.CgroupV2)
+        return state(pid) not in ("", "Z", "X") and group.parent is not None and bool(group.cgroup_events.frozen)
+    except (memcg.ProcessNotFoundError, memcg.CgroupNotFoundError):
+        return False
+
+
+def wait_stopped(process: subprocess.Popen[str] | Worker) -> None:
+    """Waits until *process* is stopped by an OOM of a held group."""
+    wait_until(lambda: is_stopped(process.pid), f"process {process.pid} is stopped by an OOM")
+
+
+def with_worker(pids: Iterable[int]) -> tuple[int, ...]:
+    """The PIDs of guard, keeper and warden, and that of the worker, which on v2 is the guard's child."""
+    guard, *others = pids
+    children = Path(f"/proc/{guard}/task/{guard}/children").read_text().split()
+    return (guard, *others, *map(int, children))
+
+
 def guard_is_gone(pids: Iterable[int]) -> bool:
     """Whether the processes of a guard have ended. One that has may still be a zombie: PID 1 can be slow."""
     return all(state(pid) in ("", "Z", "X") for pid in pids)
@@ -234,7 +282,7 @@ def guards_of(program: Path) -> list[int]:
     return found
 
 
-def is_locked(group: memcg.Cgroup) -> bool:
+def is_locked(group: Cgroup) -> bool:
     """Whether somebody has the directory locked."""
     directory = os.open(group.path, os.O_RDONLY)
     try:
@@ -246,28 +294,34 @@ def is_locked(group: memcg.Cgroup) -> bool:
     return False
 
 
-def mark_of(group: memcg.Cgroup) -> str:
+def mark_of(group: Cgroup) -> str:
     """The text of the mark on the group, "" where there is none."""
     return "".join(os.getxattr(group.path, name).decode() for name in marks(group) if name.endswith(".hold"))
 
 
-def assert_nothing_left(group: CgroupV1, pids: Iterable[int] = ()) -> None:
-    """Proves that nothing is left of a hold: no mark, no lock, no killer off there or below, none of *pids*."""
+def assert_nothing_left(group: Cgroup, pids: Iterable[int] = (), *, high: int | None = None) -> None:
+    """Proves that nothing is left of a hold, there or below: no mark, no lock, none of *pids*; the kernel's killer
+    on, or on v2 nothing frozen, and ``memory.high`` of *group* as before."""
     wait_until(lambda: guard_is_gone(pids), f"the guard is gone: {list(pids)}")
     wait_until(lambda: not is_locked(group), "the lock is gone", 5)
     for each in group.walk():
         assert marks(each) == [], f"left on {each.path}"
-        assert each.oom.killer_enabled, f"left off: {each.path}"
+        if isinstance(each, memcg.CgroupV2):
+            assert not each.cgroup_freeze, f"left frozen: {each.path}"
+            assert each.high == (high if each == group else None), f"left with a memory.high: {each.path}"
+        else:
+            assert each.oom.killer_enabled, f"left off: {each.path}"
 
 
 @contextlib.contextmanager
-def held(group: CgroupV1, delay: float | None, **options: object) -> Iterator[Hold]:
+def held(group: Cgroup, delay: float | None, **options: object) -> Iterator[Hold]:
     """The only hold of this process, of which nothing is left."""
+    high = group.high if isinstance(group, memcg.CgroupV2) else None
     with group.oom.hold(delay, **options) as hold:  # type: ignore[arg-type]
-        pids = hold.guard_pids
+        pids = with_worker(hold.guard_pids)
         yield hold
     if group.exists:
-        assert_nothing_left(group, pids)
+        assert_nothing_left(group, pids, high=high)
     else:
         wait_until(lambda: guard_is_gone(pids), "the guard is gone")
 

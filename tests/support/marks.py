@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import memcg
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    import memcg
-
 HOLD = "user.memcg.hold"
 OFF_BEFORE = "user.memcg.off"
+V2_SWITCH = b"switch=memory.high high=-1 frozen=1"
+"""What the mark of a hold has on v2 instead of the switch."""
 GONE = 2**22 + 1
 """A PID that no process can have."""
 
@@ -40,10 +42,19 @@ def mark_text(guard: int = GONE, start: int = 0, owner: int = GONE, delay: int =
 
 
 def abandon(group: memcg.Cgroup, text: str | bytes | None = None, *, killer: str = "1") -> None:
-    """Leaves *group* as a hold does whose guard and keeper are killed at once."""
-    data = mark_text() if text is None else text
-    os.setxattr(group.path, HOLD, data if isinstance(data, bytes) else data.encode())
-    (group.path / "memory.oom_control").write_text(killer)
+    """Leaves *group* as a hold does whose guard and keeper are killed at once: on v1 with its *killer* off, on v2
+    frozen, with ``memory.high`` at half of its limit where there was none."""
+    words = mark_text() if text is None else text
+    data = words if isinstance(words, bytes) else words.encode()
+    if isinstance(group, memcg.CgroupV1):
+        os.setxattr(group.path, HOLD, data)
+        (group.path / "memory.oom_control").write_text(killer)
+        return
+    assert isinstance(group, memcg.CgroupV2)
+    os.setxattr(group.path, HOLD, data.replace(b"switch=memory.oom_control", V2_SWITCH))
+    if killer == "1":
+        group.high = (group.max or 2**40) // 2
+        group.freeze()
 
 
 def marks(group: memcg.Cgroup) -> list[str]:
@@ -53,6 +64,13 @@ def marks(group: memcg.Cgroup) -> list[str]:
 
 def is_off(group: memcg.Cgroup) -> bool:
     """Whether the kernel's killer is off."""
+    return not group.oom.killer_enabled
+
+
+def is_held(group: memcg.Cgroup) -> bool:
+    """Whether the kernel's killer is kept away: on v1 by its switch, on v2 by the freezer or a hold's line."""
+    if isinstance(group, memcg.CgroupV2):
+        return group.cgroup_freeze or (group.high or 2**63) < (group.max or 2**63)
     return not group.oom.killer_enabled
 
 

@@ -118,9 +118,9 @@ def flicker(mib: str) -> None:
             libc.usleep(500)
 
 
-def hogs(*paths: str) -> None:
-    """Has a child in each of these groups use more than there is."""
-    pages = map_memory("8")
+def hogs(mib: str, *paths: str) -> None:
+    """Has a child in each of these groups use so many MiB."""
+    pages = map_memory(mib)
     children = []
     for path in paths:
         child = os.fork()
@@ -143,7 +143,6 @@ def hold(delay: str, *paths: str) -> str:
     """Holds the groups; the PIDs of the guard, the keeper and the warden."""
     for path in paths:
         group = memcg.open(path)
-        assert isinstance(group, memcg.CgroupV1)
         held.append(holds.enter_context(group.oom.hold(None if delay == "None" else float(delay))))
     return " ".join(map(str, held[0].guard_pids))
 
@@ -285,7 +284,7 @@ def become_init() -> None:
 def misuse(number: int) -> str:
     """Tries all that a child may try to do with an inherited hold, and the socket's number; what came of each."""
     outcomes = []
-    request = struct.pack("4I3q", lib.MEMCG_RELEASE, 0, 0, 0, 0, 0, 0)
+    request = struct.pack("4I3qQ", lib.MEMCG_RELEASE, 0, 0, 0, 0, 0, 0, 0)
     attempts: list[Callable[[], object]] = [
         held[0].expire,
         lambda: held[0].raise_limit(by="64M"),

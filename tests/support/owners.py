@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import memcg
-from support.marks import is_off, marks
-from support.processes import is_blocked, sleeps_in, state, wait_until
+from support.holds import is_stopped, with_worker
+from support.marks import is_held, marks
+from support.pace import at_most
+from support.processes import sleeps_in, state, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,9 +35,9 @@ TIMES = [pytest.param(1, id="once"), pytest.param(50, id="50 times", marks=pytes
 LONG = 60
 """A delay that explains nothing that a test waits for, in seconds."""
 
-PROMPT = 0.05
+PROMPT = at_most(0.05)
 """Within so many seconds a hold that is lost is put back: the median, as the machine has more to do."""
-AT_ALL = 2.0
+AT_ALL = at_most(2.0)
 """And each of them within so many."""
 
 
@@ -117,13 +119,22 @@ class Owner:
         self._answers.close()
 
 
+class Sight(NamedTuple):
+    """What there is to see of a group."""
+
+    held: bool
+    """Whether the kernel's killer is kept away, as by `is_held`."""
+    kills: int
+    """In the group itself."""
+
+
 class Trial:
     """A group that somebody else holds, and what is in it."""
 
     def __init__(
         self,
         owners: Owners,
-        group: memcg.CgroupV1,
+        group: memcg.Cgroup,
         processes: contextlib.ExitStack,
         files: contextlib.ExitStack,
     ) -> None:
@@ -133,10 +144,8 @@ class Trial:
         self.group = group
         self.owner = self.start()
         self.pids: tuple[int, ...] = ()
-        """Of the guard, the keeper and the warden."""
+        """Of the guard, the keeper and the warden; on v2, of the worker too."""
         self._guards: list[memcg.PidFD] = []
-        self._control = os.open(group.path / "memory.oom_control", os.O_RDONLY)
-        files.callback(os.close, self._control)
 
     def start(self) -> Owner:
         """A process, which is gone at the end of the trial."""
@@ -157,7 +166,7 @@ class Trial:
     def note_guards(self, answer: str) -> None:
         """Takes in the answer to "hold"."""
         assert answer.replace(" ", "").isdigit(), answer
-        self.pids = tuple(map(int, answer.split()))
+        self.pids = with_worker(map(int, answer.split()))
         for pid in self.pids:
             self._guards.append(self._files.enter_context(memcg.PidFD(pid)))
 
@@ -179,53 +188,61 @@ class Trial:
         """A process that is stopped by an OOM of the group, as it wants more than there is."""
         hog = self.start_inside()
         hog.order("touch", mib)
-        wait_until(lambda: is_blocked(hog.pid), f"process {hog.pid} is stopped by an OOM")
+        wait_until(lambda: is_stopped(hog.pid), f"process {hog.pid} is stopped by an OOM")
         return hog
 
-    def read(self) -> tuple[bool, bool, int]:
-        """Whether the killer is off, whether the group is under OOM, and the kills in the group itself."""
-        words = os.pread(self._control, 256, 0).split()
-        values = dict(zip(words[::2], map(int, words[1::2]), strict=True))
-        return bool(values[b"oom_kill_disable"]), bool(values[b"under_oom"]), values[b"oom_kill"]
+    def read(self) -> Sight:
+        """How the group is now."""
+        if isinstance(self.group, memcg.CgroupV2):
+            return Sight(is_held(self.group), self.group.events_local.oom_kill or 0)
+        assert isinstance(self.group, memcg.CgroupV1)
+        control = self.group.oom_control
+        return Sight(control.oom_kill_disable, control.oom_kill or 0)
+
+    def wait_held(self) -> None:
+        """Waits until the kernel's killer is kept away, again."""
+        wait_until(lambda: self.read().held, "the group is held again")
 
     def wait_restored(self, since: float, *blocked: Owner) -> float:
-        """Waits until the killer is on, and nobody of those who were *blocked* is; the seconds since *since*.
+        """Waits until all is put back, and nobody of those who were *blocked* is; the seconds since *since*.
 
         It looks without a pause, as it measures."""
-        while self.read()[0] or any(is_blocked(process.pid) for process in blocked):
-            assert time.monotonic() < since + 30, "the killer is off"
+        while self.read().held or any(is_stopped(process.pid) for process in blocked):
+            assert time.monotonic() < since + 30, "the group is held"
         return time.monotonic() - since
 
     def wait_killed(self, number: int = 1) -> float:
         """Waits until the kernel has killed so many in the group itself; when it was seen."""
-        wait_until(lambda: self.read()[2] >= number, f"{number} kills by the kernel")
+        wait_until(lambda: self.read().kills >= number, f"{number} kills by the kernel")
         return time.monotonic()
 
     def continue_guards(self) -> None:
-        """Lets those of the three go on who are stopped."""
+        """Lets those of them go on who are stopped."""
         for guard in self._guards:
             with contextlib.suppress(memcg.ProcessNotFoundError):
                 guard.send_signal(signal.SIGCONT)
 
     def guards_left(self) -> list[int]:
-        """Those of the three who have not exited."""
+        """Those of them who have not exited."""
         return [guard.pid for guard in self._guards if not guard.exited]
 
     def assert_nothing_left(self) -> None:
         """Proves that no guard is left, nor anything of the hold in the group or below, nor a process blocked."""
-        wait_until(lambda: not self.guards_left(), "guard, keeper and warden have ended", 10)
+        wait_until(lambda: not self.guards_left(), "guard, keeper, warden and worker have ended", 10)
         for group in self.group.walk():
-            assert not is_off(group), group
+            assert not is_held(group), group
             assert marks(group) == [], group
-            wait_until(lambda group=group: not group.oom.under_oom, "the group is out of its OOM", 10)  # type: ignore[misc]
-            assert [pid for pid in group.processes() if is_blocked(pid)] == []
+            if isinstance(group, memcg.CgroupV2):
+                assert group.high is None
+            else:
+                wait_until(lambda group=group: not group.oom.under_oom, "the group is out of its OOM", 10)  # type: ignore[misc]
+            assert [pid for pid in group.processes() if is_stopped(pid)] == []
 
 
 @contextlib.contextmanager
-def trial(owners: Owners, nursery: memcg.Cgroup, *, limit: str = "8M") -> Iterator[Trial]:
+def trial(owners: Owners, nursery: memcg.Cgroup, *, limit: str = "32M") -> Iterator[Trial]:
     """A group for one trial. When the trial is over, its processes end, and nothing of the hold may be left."""
     with memcg.temporary(parent=nursery, limit=limit) as group, contextlib.ExitStack() as files:
-        assert isinstance(group, memcg.CgroupV1)
         with contextlib.ExitStack() as processes:
             one = Trial(owners, group, processes, files)
             try:

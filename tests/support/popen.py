@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import memcg
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,6 +44,11 @@ def outcome(start: Start, args: object, **options: object) -> Ended | Failed:
     with process:
         out, err = process.communicate(timeout=60)
     return Ended(process.returncode, process.args, out, err)
+
+
+def line_of(group: memcg.Cgroup) -> str:
+    """How the line of /proc/PID/cgroup ends that names the group."""
+    return f"{'memory' if isinstance(group, memcg.CgroupV1) else '0:'}:{group.cgroup_path}"
 
 
 def open_fds() -> set[str]:

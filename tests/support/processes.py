@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import memcg
+from memcg import MiB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,27 @@ def start_hog(group: memcg.Cgroup, mib: int, *, stay: bool = False) -> subproces
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def start_own_hog(group: memcg.Cgroup, mib: int) -> int:
+    """A child of this process that joins *group* by itself and touches that many MiB; its PID."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)
+            group.add(os.getpid())
+            memory = mmap(-1, mib * MiB, MAP_PRIVATE | MAP_ANONYMOUS)
+            for position in range(0, len(memory), PAGESIZE):
+                memory[position] = 1
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+def exit_status(pid: int) -> int:
+    """Waits for a child; how it ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def finish(process: subprocess.Popen[str]) -> int:
@@ -73,6 +98,13 @@ class Worker:
         self.process.kill()
         with self.process:
             pass
+
+
+def finished(worker: Worker) -> int:
+    """Ends *worker*; its PID."""
+    worker.process.kill()
+    worker.process.wait()
+    return worker.pid
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:

@@ -79,14 +79,13 @@ def build_of_setup() -> Build:
     """What setup.py says, without running it."""
     tree = ast.parse((PROJECT / "setup.py").read_text())
     values: dict[str, object] = {}
-    sources = None
     for node in ast.walk(tree):
         match node:
-            case ast.Assign(targets=[ast.Name(id="GUARD_COMPILE" | "GUARD_LINK" as name)], value=value):
+            case ast.Assign(
+                targets=[ast.Name(id="GUARD_SOURCES" | "GUARD_COMPILE" | "GUARD_LINK" as name)], value=value
+            ):
                 values[name] = _value(value)
-            case ast.Call(func=ast.Name(id="Executable"), args=[ast.Constant(value="memcg.memcg-guard"), value]):
-                sources = _value(value)
-    compiling, linking = values["GUARD_COMPILE"], values["GUARD_LINK"]
+    sources, compiling, linking = (values[f"GUARD_{what}"] for what in ("SOURCES", "COMPILE", "LINK"))
     assert isinstance(sources, list)
     assert isinstance(compiling, list)
     assert isinstance(linking, list)

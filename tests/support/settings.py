@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,20 @@ SETTINGS = (
     "memory.move_charge_at_immigrate",
     "notify_on_release",
     "cgroup.clone_children",
+    "memory.min",
+    "memory.low",
+    "memory.high",
+    "memory.max",
+    "memory.swap.high",
+    "memory.swap.max",
+    "memory.zswap.max",
+    "memory.zswap.writeback",
+    "memory.oom.group",
+    "cgroup.type",
+    "cgroup.freeze",
+    "cgroup.max.depth",
+    "cgroup.max.descendants",
+    "cgroup.pressure",
     "cgroup.procs",
 )
 
@@ -29,5 +44,6 @@ def settings(group: memcg.Cgroup) -> dict[str, str]:
         for name in SETTINGS:
             file = directory / name
             if file.exists():
-                texts[str(file)] = file.read_text()
+                with contextlib.suppress(OSError):  # the processes of a threaded group
+                    texts[str(file)] = file.read_text()
     return texts

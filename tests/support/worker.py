@@ -7,14 +7,16 @@ It takes one order per line from its standard input, and answers with one line:
     free                gives all of it back; "done"
     read MIB            one read(2) of that many MiB into memory never touched before; how many bytes that gave
     hogs NUMBER MIB     that many children touch that many MiB each, all at once; how each of them ended
+    strain MIB SECONDS  read(2) of that many MiB again and again, as long, though memory fails; "done"
 
-On SIGUSR1 it says "signalled". It ends with its standard input, and whatever happens to it, after two minutes.
+On SIGUSR1 it says "signalled". It ends with its standard input, and whatever happens to it, after ten minutes.
 """
 
 import mmap
 import os
 import signal
 import sys
+import time
 
 
 def map_memory(mib: int) -> mmap.mmap:
@@ -29,6 +31,17 @@ def touch(memory: mmap.mmap) -> None:
 def read(mib: int) -> int:
     with map_memory(mib) as memory, open("/dev/zero", "rb", buffering=0) as zeros:
         return zeros.readinto(memory) or 0
+
+
+def strain(mib: int, seconds: int) -> None:
+    end = time.monotonic() + seconds
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        while time.monotonic() < end:
+            try:
+                with map_memory(mib) as memory:
+                    zeros.readinto(memory)
+            except OSError:
+                pass
 
 
 def sleeps_in(pid: int, function: str) -> bool:
@@ -54,7 +67,7 @@ def hogs(number: int, mib: int) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-signal.alarm(120)
+signal.alarm(600)
 signal.signal(signal.SIGUSR1, lambda number, frame: print("signalled", flush=True))
 held: list[mmap.mmap] = []
 answer: object
@@ -71,6 +84,8 @@ for line in sys.stdin:
             held.pop().close()
     elif order == "read":
         answer = read(int(numbers[0]))
+    elif order == "strain":
+        strain(*map(int, numbers))
     elif order == "hogs":
         answer = " ".join(map(str, hogs(int(numbers[0]), int(numbers[1]))))
     print(answer, flush=True)

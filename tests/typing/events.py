@@ -12,21 +12,29 @@ from memcg import (
     Cgroup,
     CgroupV1,
     DelayExpired,
+    Emptied,
+    Empty,
     EventFD,
+    HighExceeded,
+    HighLimit,
     KernelKill,
+    Oom,
     OomEvent,
     OomResolved,
     Overridden,
     OwnedFd,
     PidFD,
     Removed,
+    Stall,
+    Stalled,
     Subscription,
     Until,
+    WatchFailed,
 )
 
 
 def every_event_is_known(events: Iterable[memcg.Event]) -> int:
-    """Event is a closed union: after its three classes nothing is left."""
+    """Event is a closed union: after its seven classes nothing is left."""
     kills = 0
     for event in events:
         match event:
@@ -36,6 +44,15 @@ def every_event_is_known(events: Iterable[memcg.Event]) -> int:
             case KernelKill(count=count):
                 assert_type(count, int)
                 kills += count
+            case HighExceeded(count=times):
+                assert_type(times, int)
+            case Stalled(trigger=stall):
+                assert_type(stall, Stall)
+            case Emptied():
+                pass
+            case WatchFailed(trigger=trigger, error=error):
+                assert_type(trigger, Oom | Empty | HighLimit | Stall)
+                assert_type(error, memcg.MemcgError)
             case Removed():
                 assert_type(event.counts_final, bool)
             case _:
@@ -46,7 +63,7 @@ def every_event_is_known(events: Iterable[memcg.Event]) -> int:
 def a_forgotten_event_is_an_error(event: memcg.Event) -> None:
     """Where a class is left out, something is left."""
     match event:
-        case OomEvent() | KernelKill():
+        case OomEvent() | KernelKill() | Emptied() | HighExceeded() | Stalled() | WatchFailed():
             pass
         case _:
             assert_type(event, Removed)
@@ -96,7 +113,7 @@ def blocking(group: CgroupV1, process: subprocess.Popen[str]) -> None:
         assert_type(events.wait(), memcg.Event | None)
         assert_type(events.wait(timeout=1), memcg.Event | None)
         for event in events:
-            assert_type(event, OomEvent | KernelKill | Removed)
+            assert_type(event, memcg.Event)
         assert_type(events.until(process), Until[memcg.Event])
         for event in events.until(process):
             assert_type(event, memcg.Event)
@@ -134,12 +151,26 @@ async def other_subscriptions(events: Subscription[memcg.HoldEvent], process: su
         assert_type(entered, Subscription[memcg.HoldEvent])
 
 
-def what_yields_less_will_do(events: Subscription[memcg.Event], until: Until[memcg.Event]) -> None:
-    """Where all that a hold yields is handled, any subscription to the same group can be given."""
-    wider: Subscription[memcg.HoldEvent] = events
-    every_event_of_a_hold_is_known(wider)
-    longer: Until[memcg.HoldEvent] = until
-    every_event_of_a_hold_is_known(longer)
+def what_yields_less_will_do(events: Subscription[memcg.Event], holding: Until[memcg.HoldEvent]) -> None:
+    """Where all that a hold and any trigger yield is handled, both can be given."""
+    wider: Subscription[memcg.Event | memcg.HoldEvent] = events
+    assert_type(wider.wait(), memcg.Event | memcg.HoldEvent | None)
+    longer: Until[memcg.Event | memcg.HoldEvent] = holding
+    for event in longer:
+        assert_type(event, memcg.Event | memcg.HoldEvent)
+
+
+def triggers(group: Cgroup) -> None:
+    """Several triggers on one subscription; of the machine there is one kind, and its events are of no group."""
+    asked: memcg.Trigger = Stall("full", stall=0.5, window=2)
+    with group.subscribe(Oom(), Empty(), HighLimit(), asked) as events:
+        assert_type(events, Subscription[memcg.Event])
+        every_event_is_known(events)
+    with memcg.system.subscribe(Stall("some", window=2)) as stalls:
+        assert_type(stalls, Subscription[memcg.SystemStalled])
+        for event in stalls:
+            assert_type(event.trigger, Stall)
+    assert_type(memcg.system.pressure, memcg.Pressure)
 
 
 def without_saying_of_what(events: Subscription, until: Until) -> None:

@@ -1,7 +1,7 @@
 """What type checkers refuse: each line below is an error, or mypy finds its comment unused. Never run."""
 
 import memcg
-from memcg import Cgroup, CgroupV1, EventFD
+from memcg import Cgroup, CgroupV1, CgroupV2, EventFD
 
 
 def assigning(group: Cgroup, v1: CgroupV1) -> None:
@@ -13,6 +13,20 @@ def assigning(group: Cgroup, v1: CgroupV1) -> None:
     v1.oom_control = None  # type: ignore[assignment]
     v1.swappiness = "60"  # type: ignore[assignment]
     v1.release_agent = 1  # type: ignore[assignment]
+
+
+def assigning_to_files_of_v2(v2: CgroupV2) -> None:
+    """The same of cgroup v2."""
+    v2.max = 1.5  # type: ignore[assignment]
+    v2.high = b"512M"  # type: ignore[assignment]
+    v2.oom_group = "1"  # type: ignore[assignment]
+    v2.cgroup_type = "domain"  # type: ignore[assignment]
+    v2.cgroup_subtree_control = None  # type: ignore[assignment]
+    v2.current = 5  # type: ignore[misc]
+    v2.events = v2.events  # type: ignore[misc]
+    v2.reclaim(1.5)  # type: ignore[arg-type]
+    v2.reclaim("1M", swappiness="most")  # type: ignore[arg-type]
+    _ = v2.limit_in_bytes  # type: ignore[attr-defined]
 
 
 def assigning_what_is_read_only(group: Cgroup, v1: CgroupV1) -> None:

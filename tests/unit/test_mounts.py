@@ -53,6 +53,13 @@ def mount(root: str = "/", point: str = "/mnt") -> Mount:
     return Mount(1, point, root, os.makedev(0, 29), frozenset({"rw", "memory"}))
 
 
+def test_events_that_are_not_counted_in_the_groups_above() -> None:
+    """The mount option memory_localevents of cgroup2 is seen, and a v1 hierarchy of that name is none."""
+    plain, local = parse_mountinfo(V2 + V2.replace("nsdelegate", "memory_localevents").replace("/sys/", "/x/"))
+    assert (plain.local_events, local.local_events) == (False, True)
+    assert not mounted("31 30 0:26 / /m rw - cgroup cgroup rw,memory_localevents").local_events
+
+
 def mounted(line: str) -> Mount:
     """The only mount of a mountinfo with that line."""
     (found,) = parse_mountinfo(f"{line}\n")

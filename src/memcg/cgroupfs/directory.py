@@ -263,7 +263,8 @@ class Directory:
         check_name(name)
         directory = self.open()
         try:
-            with kernel_errors("create the cgroup", f"{self.path}/{name}"):
+            hints = {errno.EAGAIN: "a group above allows no more: cgroup.max.depth or cgroup.max.descendants"}
+            with kernel_errors("create the cgroup", f"{self.path}/{name}", hints):
                 os.mkdir(name, 0o755, dir_fd=directory)
         finally:
             os.close(directory)

@@ -11,7 +11,7 @@ import errno
 import os
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final, overload
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, final, overload
 
 from ..errors import (
     ControlFileMissingError,
@@ -20,12 +20,15 @@ from ..errors import (
     KernelError,
     LimitBelowUsageError,
     MemcgError,
+    NotSupportedError,
     kernel_error,
     shown,
 )
 from ..eventfd import EventFD
 from ..fd import OwnedFd
-from .formats import format_limit, format_text, parse_limit
+from ..units import check_int
+from .delegation import why_missing
+from .formats import format_limit, format_limit_v2, format_text, parse_limit, parse_page_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from ..cgroup import Cgroup
     from .directory import Directory
+    from .mounts import Version
 
 Read = TypeVar("Read", covariant=True)
 Written = TypeVar("Written", contravariant=True)
@@ -103,8 +107,11 @@ class ControlFile(Generic[Read]):
         return True
 
     def _open(self, group: Cgroup, flags: int) -> OwnedFd:
+        return OwnedFd(self._open_fd(group, flags))
+
+    def _open_fd(self, group: Cgroup, flags: int) -> int:
         try:
-            return OwnedFd(_directory_of(group).open_file(self.name, flags))
+            return _directory_of(group).open_file(self.name, flags)
         except MemcgError:
             raise
         except OSError as error:
@@ -120,16 +127,19 @@ class ControlFile(Generic[Read]):
 
     def _error(self, error: OSError, doing: str, group: Cgroup) -> MemcgError:
         path = f"{group._directory.path}/{self.name}"
-        if error.errno == errno.ENOENT:
+        if error.errno == errno.ENOENT and errno.ENOENT not in self._hints:
+            directory = group._directory
+            why = why_missing(directory, self.name) if directory.mount.version == 2 else ""
             return ControlFileMissingError(
                 errno.ENOENT,
-                f"this kernel (or this group) has no {self.name}, which came with Linux {self.since}",
+                f"no {self.name}: {why}"
+                if why
+                else f"this kernel (or this group) has no {self.name}, which came with Linux {self.since}",
                 path,
             )
         number = error.errno or errno.EIO
-        return kernel_error(
-            number, f"{doing} {self.name}", path, self._hints.get(number, ""), self._kinds.get(number)
-        )
+        kind = self._kinds.get(number, KernelError if number == errno.ENOENT else None)
+        return kernel_error(number, f"{doing} {self.name}", path, self._hints.get(number, ""), kind)
 
     def __repr__(self) -> str:
         return f"<ControlFile {self.name}>"
@@ -167,7 +177,7 @@ class WritableControlFile(ControlFile[Read], Generic[Read, Written]):
         self._write(group, self._format(value))
 
 
-_LIMIT_HINTS = {
+_LIMIT_HINTS: dict[int, str] = {
     errno.EBUSY: "what is used cannot be reclaimed below it, and the former limit stays: choose one above "
     "usage_in_bytes, or end processes",
     errno.EINVAL: "the root cgroup has no limit, and elsewhere memory.limit_in_bytes can be at most "
@@ -180,13 +190,22 @@ class LimitFile(WritableControlFile["int | None", "int | str | None"]):
     """A limit in bytes: None is no limit; text such as ``"512M"`` may be assigned (see `parse_size`).
 
     Values round down to a page, and reading shows the result. A value from 1 byte to below a page is refused.
-    Writing raises `LimitBelowUsageError`, and changes nothing, where usage cannot be reclaimed below it.
+    On v1, writing raises `LimitBelowUsageError`, and changes nothing, where usage cannot be reclaimed below it.
+    On v2, what happens then is up to the file: ``CgroupV2.max`` kills.
     """
 
     _kinds = MappingProxyType({errno.EBUSY: LimitBelowUsageError})
 
-    def __init__(self, name: str, *, since: str) -> None:
-        super().__init__(name, parse_limit, format_limit, since=since, unit="bytes", hints=_LIMIT_HINTS)
+    def __init__(self, name: str, *, since: str, version: Version = 1, often: bool = False) -> None:
+        super().__init__(
+            name,
+            parse_limit,
+            format_limit if version == 1 else format_limit_v2,
+            since=since,
+            unit="bytes",
+            often=often,
+            hints=_LIMIT_HINTS if version == 1 else {},
+        )
 
 
 @final
@@ -202,6 +221,62 @@ class CommandFile(ControlFile[None]):
     def __get__(self, group: Cgroup, owner: type) -> Callable[[], None]: ...
     def __get__(self, group: Cgroup | None, owner: type) -> Self | Callable[[], None]:
         return self if group is None else partial(self._write, group, b"1")
+
+
+class Reclaim(Protocol):
+    """What `ReclaimFile` is on a group."""
+
+    def __call__(self, nbytes: int | str, swappiness: int | Literal["max"] | None = None) -> bool:
+        """Reclaims memory, as when a limit is hit, and returns whether it was *nbytes* or more.
+
+        It is this process that does the work, for as long as it takes, which may be long where memory has to be
+        written to a disk first. What was reclaimed stays so also where it was less than asked for.
+
+        Args:
+            nbytes: How much, in bytes or as text such as ``"64M"``.
+            swappiness: How much to prefer anonymous memory over files, 0 to 200 (Linux 6.12), or ``"max"`` for
+                anonymous memory only (Linux 6.16).
+
+        Raises:
+            NotSupportedError: this kernel does not take *swappiness*, or not that one.
+            ControlFileMissingError: before Linux 5.19.
+            AccessDeniedError: the caller may not write ``memory.reclaim``.
+        """
+
+
+@final
+class ReclaimFile(ControlFile[None]):
+    """``memory.reclaim``: on a group, a method that reclaims memory."""
+
+    def __init__(self, name: str, *, since: str) -> None:
+        super().__init__(name, lambda data: None, since=since)
+
+    @overload  # type: ignore[override]
+    def __get__(self, group: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, group: Cgroup, owner: type) -> Reclaim: ...
+    def __get__(self, group: Cgroup | None, owner: type) -> Self | Reclaim:
+        return self if group is None else partial(self.write, group)
+
+    def write(self, group: Cgroup, nbytes: int | str, swappiness: int | Literal["max"] | None = None) -> bool:
+        """As `Reclaim`, for *group*."""
+        data = b"%d" % parse_page_size(nbytes)
+        if swappiness == "max":
+            data += b" swappiness=max"
+        elif swappiness is not None:
+            data += b" swappiness=%d" % check_int(swappiness, "swappiness", 0, 200, "0 to 200, or 'max'")
+        try:
+            self._write(group, data)
+        except KernelError as error:
+            if error.errno == errno.EAGAIN:
+                return False
+            if error.errno == errno.EINVAL and swappiness is not None:
+                raise NotSupportedError(
+                    f"this kernel's {self.name} does not take swappiness={swappiness}: that came with Linux "
+                    f"{'6.16' if swappiness == 'max' else '6.12'}"
+                ) from error
+            raise
+        return True
 
 
 @final

@@ -6,6 +6,8 @@ Each function raises ValueError where the text is not of its format.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from mmap import PAGESIZE
 
 from ..errors import InvalidTypeError, InvalidValueError, shown
@@ -23,6 +25,11 @@ def parse_limit(data: bytes) -> int | None:
         return None
     value = int(data)
     return None if value >= UNLIMITED else value
+
+
+def parse_count(data: bytes) -> int | None:
+    """One number, or None for "max"."""
+    return None if data.strip() == b"max" else int(data)
 
 
 def parse_flag(data: bytes) -> bool:
@@ -78,6 +85,29 @@ def format_limit(limit: int | str | None) -> bytes:
     Sizes from 1 byte to below a page are refused: the kernel rounds down, and would set 0.
     """
     return b"-1" if limit is None else b"%d" % parse_page_size(limit)
+
+
+def format_limit_v2(limit: int | str | None) -> bytes:
+    """A limit as v2 takes it, where "max" stands for none; otherwise as `format_limit`."""
+    return b"max" if limit is None else format_limit(limit)
+
+
+def format_count(count: int | None) -> bytes:
+    """A number of groups as v2 takes it, where "max" stands for any."""
+    return b"max" if count is None else b"%d" % check_int(count, "a number of groups", 0, 2**31 - 1)
+
+
+_CONTROLLER = re.compile(r"[+-][a-z_]+", re.ASCII)
+
+
+def format_controllers(changes: str | Iterable[str]) -> bytes:
+    """What to enable and disable: ``"+memory -pids"``, or the same as several words."""
+    if not isinstance(changes, Iterable):
+        raise InvalidTypeError(f"controllers are written as '+memory -pids', not {shown(changes)}")
+    words = changes.split() if isinstance(changes, str) else list(changes)
+    if not words or not all(isinstance(word, str) and _CONTROLLER.fullmatch(word) for word in words):
+        raise InvalidValueError(f"controllers are written as '+memory -pids', not {shown(changes)}")
+    return " ".join(words).encode()
 
 
 def parse_page_size(size: int | str) -> int:

@@ -38,6 +38,8 @@ class Mount:
     """The st_dev of everything below."""
     controllers: frozenset[str]
     """The controllers of a v1 hierarchy; empty on v2, where each group has its own list."""
+    local_events: bool = False
+    """Whether memory.events of v2 counts in each group alone (mount option ``memory_localevents``)."""
 
     def below(self, cgroup_path: str) -> str | None:
         """*cgroup_path* relative to this mount, "" for its root, or None where it cannot be seen from here."""
@@ -139,6 +141,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 root=_unescape(fields[3]),
                 device=os.makedev(major, minor),
                 controllers=frozenset(rest[2].split(",") if rest[0] == "cgroup" else ()),
+                local_events=rest[0] == "cgroup2" and "memory_localevents" in rest[2].split(","),
             )
         )
     return mounts

@@ -33,7 +33,7 @@ def delay(path: str, seconds: float, *, total: float | None, once: bool, takeove
     """Holds the group at *path* until that ends, or a signal ends it; the exit status."""
     group = cgroup.open(path)
     shown = printable(group.cgroup_path)
-    overridden = False
+    overridden: Overridden | None = None
     with Stopper() as stopper:
         try:
             with warnings.catch_warnings(record=True) as warned:
@@ -45,7 +45,8 @@ def delay(path: str, seconds: float, *, total: float | None, once: bool, takeove
                 _tell(time.monotonic(), f"{shown} is held: each OOM has {seconds:g} s before the kernel kills")
                 notify("READY=1", f"STATUS={shown} is held, no OOM")
                 for event in hold:
-                    overridden = overridden or isinstance(event, Overridden)
+                    if isinstance(event, Overridden):
+                        overridden = event
                     text = _describe(event, hold)
                     _tell(event.time, f"{type(event).__name__}: {text}")
                     notify(f"STATUS={shown}: {text}")
@@ -57,7 +58,7 @@ def delay(path: str, seconds: float, *, total: float | None, once: bool, takeove
             _tell(time.monotonic(), f"{shown} is held no longer: the kernel's OOM killer is on again")
             return INTERRUPTED if stopper.signal == signal.SIGINT else 0
     if overridden:
-        print("memcg: the hold is over, since somebody else has switched the OOM killer", file=sys.stderr)
+        print(f"memcg: the hold is over, since {overridden.reason}", file=sys.stderr)
     return 1 if overridden else 0
 
 
@@ -76,7 +77,7 @@ def _describe(event: HoldEvent, hold: Hold) -> str:
         case KernelKill():
             return f"the kernel killed {_processes(event.count)}"
         case Overridden():
-            return "somebody else has switched the OOM killer"
+            return event.reason
         case Removed():
             return "the group was removed"
 

@@ -99,12 +99,17 @@ def _abandoned(stopper: Stopper) -> int:
                     say = _show(event, group, job)
                     if isinstance(event, OomEvent) and event.under_oom:
                         say("the handler does not answer, and the delay runs")
+                    if isinstance(event, KernelKill):
+                        # On cgroup v2 it went on to its limit after that, and perhaps got a page on v1, too.
+                        stalled, _, longest = job.progress.read()
+                        pause = max(longest, event.time - stalled)
+                        say(f"the job had stood still for {pause * 1000:.0f} ms: nobody answered")
                 return job.finish()
 
 
 def _show(event: Event | HoldEvent, group: Cgroup, job: _Job) -> _Teller:
     """Says what happened, and returns what can say more."""
-    stalled, done = job.progress.read()
+    stalled, done, _ = job.progress.read()
     say = _Teller(event.time, stalled)
     match event:
         case OomEvent():
@@ -116,7 +121,7 @@ def _show(event: Event | HoldEvent, group: Cgroup, job: _Job) -> _Teller:
         case Removed():
             say("Removed: somebody removed the group")
         case Overridden():
-            say("Overridden: somebody else has switched the OOM killer")
+            say(f"Overridden: {event.reason}")
         case OomResolved():  # by then the job is far ahead
             pass
     return say
@@ -187,13 +192,13 @@ class _Progress:
         self.fd = os.memfd_create("memcg-demo")
         os.truncate(self.fd, mmap.PAGESIZE)
         self._memory = mmap.mmap(self.fd, mmap.PAGESIZE)
-        job.PROGRESS.pack_into(self._memory, 0, time.monotonic(), 0)
+        job.PROGRESS.pack_into(self._memory, 0, time.monotonic(), 0, 0.0)
         return self
 
-    def read(self) -> tuple[float, int]:
-        """When the page in hand was begun, and how many bytes are done."""
-        began, done = job.PROGRESS.unpack_from(self._memory)
-        return began, done
+    def read(self) -> tuple[float, int, float]:
+        """When the page in hand was begun, how many bytes are done, and the longest time that a page took."""
+        began, done, longest = job.PROGRESS.unpack_from(self._memory)
+        return began, done, longest
 
     def __exit__(self, *exception: object) -> None:
         self._memory.close()

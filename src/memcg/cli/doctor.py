@@ -1,4 +1,5 @@
-"""``memcg doctor``: groups whose OOM killer is off, why, and what becomes of those that nobody looks after."""
+"""``memcg doctor``: groups that are held, or whose OOM killer is off, and what becomes of those that nobody looks
+after."""
 
 from __future__ import annotations
 
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Literal
 
 from .. import cgroup
 from ..errors import AccessDeniedError, CgroupNotFoundError, MemcgError
-from ..oom.marks import Holder, Mark, Repair, has_killer_off_before, holder_of, is_off, read_mark, repair
+from ..oom.marks import Holder, Mark, has_killer_off_before, holder_of, read_mark
+from ..oom.repair import Repair, is_off, repair
+from ..units import format_size
 from .blocked import Blocked
 from .printing import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..cgroup import CgroupV1
+    from ..cgroup import Cgroup
     from ..controls.stat import OomControlV1
 
 NOTHING_WRONG = 0
@@ -38,12 +41,13 @@ Kind = Literal["held", "abandoned", "inherited", "below a held group", "switched
 class _Finding:
     """A group whose killer is off, or that has the mark of a hold."""
 
-    group: CgroupV1
-    control: OomControlV1
+    group: Cgroup
+    control: OomControlV1 | None
+    """None on cgroup v2, which has no such switch."""
     kind: Kind
     mark: Mark | None = None
     holder: Holder | None = None
-    source: CgroupV1 | None = None
+    source: Cgroup | None = None
     """Above it, the group from whose hold this one has the switch."""
     blocked: Blocked = field(default_factory=Blocked)
     repair: Repair = field(default_factory=Repair)
@@ -56,7 +60,6 @@ def doctor(path: str | None, *, fix: bool) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     examination = _Examination()
     top = cgroup.root() if path is None else cgroup.open(path)
-    assert isinstance(top, cgroup.CgroupV1)
     examination.walk(top)
     if fix:  # before anything is printed, as nobody may be there to read it
         examination.fix()
@@ -77,24 +80,26 @@ class _Examination:
         self.findings: list[_Finding] = []
         self.errors: list[MemcgError] = []
 
-    def walk(self, top: CgroupV1) -> None:
+    def walk(self, top: Cgroup) -> None:
         """Looks at *top* and all groups below, each before its children."""
         # A list and no recursion: any user with a group may nest more deeply than Python does.
-        stack: list[tuple[CgroupV1, tuple[_Finding, ...]]] = [(top, ())]
+        stack: list[tuple[Cgroup, tuple[_Finding, ...]]] = [(top, ())]
         while stack:
             group, above = stack.pop()
             errors = len(self.errors)
             with self._noting_errors():
-                control = group.oom_control
+                control = _control(group)
                 finding = _diagnose(group, control, above)
                 if finding:
                     self.findings.append(finding)
                     above = (*above, finding)
-                if control.under_oom and above:  # by its own limit, or that of a group above
+                if (
+                    isinstance(group, cgroup.CgroupV1) and control and control.under_oom and above
+                ):  # by its own limit, or that of a group above
                     blocked = Blocked()
                     blocked.look(group)
                     for each in above:
-                        if each.control.under_oom:
+                        if each.control and each.control.under_oom:
                             each.blocked.add(blocked)
             with self._noting_errors():
                 stack += [(child, above) for child in reversed(group.children())]
@@ -127,7 +132,11 @@ class _Examination:
                 finding.repaired = _is_on(finding.group)
 
 
-def _diagnose(group: CgroupV1, control: OomControlV1, above: tuple[_Finding, ...]) -> _Finding | None:
+def _control(group: Cgroup) -> OomControlV1 | None:
+    return group.oom_control if isinstance(group, cgroup.CgroupV1) else None
+
+
+def _diagnose(group: Cgroup, control: OomControlV1 | None, above: tuple[_Finding, ...]) -> _Finding | None:
     for _ in range(3):  # a hold may begin or end just now
         mark = read_mark(group)
         if mark is None:
@@ -137,7 +146,7 @@ def _diagnose(group: CgroupV1, control: OomControlV1, above: tuple[_Finding, ...
             return _Finding(group, control, "held", mark, holder)
     else:
         return _Finding(group, control, "abandoned", mark, holder)
-    if not control.oom_kill_disable:
+    if control is None or not control.oom_kill_disable:
         return None
     source = _source(group, above)
     if source is None:
@@ -147,7 +156,7 @@ def _diagnose(group: CgroupV1, control: OomControlV1, above: tuple[_Finding, ...
     return _Finding(group, control, kind, source=source)
 
 
-def _source(group: CgroupV1, above: tuple[_Finding, ...]) -> CgroupV1 | None:
+def _source(group: Cgroup, above: tuple[_Finding, ...]) -> Cgroup | None:
     """The group above, with the mark of a hold, from which *group* has got its switch; None where it has not."""
     with contextlib.suppress(AccessDeniedError):
         if above and above[-1].source and above[-1].group == group.parent and not has_killer_off_before(group):
@@ -164,7 +173,7 @@ def _source(group: CgroupV1, above: tuple[_Finding, ...]) -> CgroupV1 | None:
     return None
 
 
-def _is_on(group: CgroupV1) -> bool:
+def _is_on(group: Cgroup) -> bool:
     try:
         return not is_off(group)
     except CgroupNotFoundError:
@@ -177,9 +186,7 @@ def _is_on(group: CgroupV1) -> bool:
 
 
 def _describe(finding: _Finding, *, fix: bool) -> str:
-    control = finding.control
-    state = f"{'off' if control.oom_kill_disable else 'on'}{', under OOM' if control.under_oom else ''}"
-    lines = [f"{printable(str(finding.group.path))}: OOM killer {state}"]
+    lines = [f"{printable(str(finding.group.path))}: {_state(finding)}"]
     if blocked := str(finding.blocked):
         lines.append(blocked)
     lines.append(_explain(finding))
@@ -193,6 +200,18 @@ def _describe(finding: _Finding, *, fix: bool) -> str:
             how = f"memcg doctor --fix {shlex.quote(str((finding.source or finding.group).path))}"
             lines.append(f"to repair it: {printable(how)}")
     return "\n    ".join(lines)
+
+
+def _state(finding: _Finding) -> str:
+    control, group = finding.control, finding.group
+    if control is not None:
+        under_oom = ", under OOM" if control.under_oom else ""
+        return f"OOM killer {'off' if control.oom_kill_disable else 'on'}{under_oom}"
+    with contextlib.suppress(MemcgError):
+        if isinstance(group, cgroup.CgroupV2):
+            frozen = ", frozen" if group.cgroup_freeze else ""
+            return f"memory.high {format_size(group.high)}{frozen}"
+    return "gone"
 
 
 def _explain(finding: _Finding) -> str:
@@ -229,7 +248,7 @@ def _explain_holder(mark: Mark, holder: Holder | None) -> str:
     return f"held by guard {holder.pid} for process {owner}, {delay}"
 
 
-def _sum_up(findings: list[_Finding], top: CgroupV1) -> str:
+def _sum_up(findings: list[_Finding], top: Cgroup) -> str:
     if not findings:
         return f"{printable(str(top.path))}: no OOM killer is off, here or below, and no hold was abandoned"
     counts: dict[str, int] = {}

@@ -9,8 +9,9 @@ import struct
 import sys
 import time
 
-PROGRESS = struct.Struct("=dQ")
-"""When the page in hand was begun, in seconds as `time.monotonic` has them, and how many bytes lie behind it."""
+PROGRESS = struct.Struct("=dQd")
+"""When the page in hand was begun, in seconds as `time.monotonic` has them; how many bytes lie behind it; and the
+longest time that one of those pages took, in seconds."""
 
 GIVE_UP = 10
 """Seconds after which the kernel ends the job, whatever its state."""
@@ -22,10 +23,13 @@ def main() -> None:
     fd, size = int(sys.argv[1]), int(sys.argv[2])
     progress = mmap.mmap(fd, PROGRESS.size)
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    began, longest = time.monotonic(), 0.0
     for position in range(0, size, mmap.PAGESIZE):
-        PROGRESS.pack_into(progress, 0, time.monotonic(), position)
+        PROGRESS.pack_into(progress, 0, began, position, longest)
         memory[position] = 1
-    PROGRESS.pack_into(progress, 0, time.monotonic(), size)
+        began, former = time.monotonic(), began
+        longest = max(longest, began - former)
+    PROGRESS.pack_into(progress, 0, began, size, longest)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Each is parsed by key: the kernel adds keys, some in the middle, and reorders th
 not known here are kept in ``extra``.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, final
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Annotated, Protocol, TypeVar, final, runtime_checkable
 
 from ..cgroupfs.formats import parse_flat_keyed, parse_nested_keyed
 from ..units import UNLIMITED
@@ -19,6 +19,7 @@ Pages = Annotated[int, "pages"]
 """A number of pages, of ``mmap.PAGESIZE`` bytes each."""
 
 
+T = TypeVar("T")
 _FLAGS = {b"0": False, b"1": True}
 
 
@@ -53,23 +54,52 @@ class OomControlV1:
         return cls(disable, under_oom, table.pop("oom_kill", None), table)
 
 
-class MemoryStat:
+@runtime_checkable
+class MemoryStat(Protocol):
     """What ``memory.stat`` says of a group and all groups below it, where both cgroup versions say it."""
 
     @property
     def anon(self) -> Bytes:
         """Memory that belongs to no file, such as heaps and stacks, without tmpfs and shared memory."""
-        raise NotImplementedError
 
     @property
     def file(self) -> Bytes:
         """Memory that caches files, with tmpfs and shared memory."""
-        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The keys of a large file of this kernel, the same at each read, against the fields of its dataclass."""
+
+    keys: list[bytes]
+    names: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @classmethod
+    def of(cls, keys: list[bytes], fields: tuple[Field[object], ...]) -> "Layout":
+        """*keys* against the *fields* of a dataclass; KeyError where one that must be there is not."""
+        names = tuple(key.decode("ascii") for key in keys)
+        known = {each.name: each.default for each in fields if each.name != "extra"}
+        for name in known.keys() - set(names):
+            if known[name] is MISSING:
+                raise KeyError(name)
+        return cls(keys, names, tuple(name for name in names if name not in known))
+
+    def fill(self, kind: type[T], values: Iterable[int]) -> T:
+        """A *kind*, the dataclass, with the *values* in the order of the keys."""
+        table: dict[str, object] = dict(zip(self.names, values, strict=True))
+        table["extra"] = {name: table.pop(name) for name in self.unknown}
+        # The __init__ of a frozen dataclass sets its dozens of fields one by one through object.__setattr__, which
+        # costs more than the kernel takes to write the file. Fields that are not in the table have their defaults,
+        # None, from the class.
+        stat = object.__new__(kind)
+        object.__setattr__(stat, "__dict__", table)
+        return stat
 
 
 @final
 @dataclass(frozen=True)
-class MemoryStatV1(MemoryStat):
+class MemoryStatV1:
     """``memory.stat`` of cgroup v1 (Documentation/admin-guide/cgroup-v1/memory.rst, section 5.2).
 
     The kernel's own names. Without ``total_``, a value is of this group alone, without the groups below it. None
@@ -128,21 +158,14 @@ class MemoryStatV1(MemoryStat):
         """From the text of the file."""
         global _layout
         words = data.split()
-        keys = words[::2]
         layout = _layout
-        if layout is None or keys != layout.keys:
-            layout = _layout = _Layout.of(keys)
-        table: dict[str, object] = dict(zip(layout.names, map(int, words[1::2]), strict=True))
+        if layout is None or words[::2] != layout.keys:
+            layout = _layout = Layout.of(words[::2], fields(cls))
+        stat = layout.fill(cls, map(int, words[1::2]))
         for limit in ("hierarchical_memory_limit", "hierarchical_memsw_limit"):
-            value = table.get(limit)
-            if isinstance(value, int) and value >= UNLIMITED:
-                table[limit] = None
-        table["extra"] = {name: table.pop(name) for name in layout.unknown}
-        # The __init__ of a frozen dataclass sets its 44 fields one by one through object.__setattr__, which costs
-        # more than the kernel takes to write the file. Fields that are not in the table have their defaults, None,
-        # from the class.
-        stat = object.__new__(cls)
-        object.__setattr__(stat, "__dict__", table)
+            value = stat.__dict__.get(limit)
+            if value is not None and value >= UNLIMITED:
+                stat.__dict__[limit] = None
         return stat
 
     @property
@@ -189,22 +212,4 @@ class NumaStatV1:
         return cls(**known, extra=rows)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The keys of this kernel's memory.stat, which are the same at each read, against `MemoryStatV1`."""
-
-    keys: list[bytes]
-    names: tuple[str, ...]
-    unknown: tuple[str, ...]
-
-    @classmethod
-    def of(cls, keys: list[bytes]) -> "_Layout":
-        names = tuple(key.decode("ascii") for key in keys)
-        known = {each.name: each.default for each in fields(MemoryStatV1) if each.name != "extra"}
-        for name in known.keys() - set(names):
-            if known[name] is MISSING:
-                raise KeyError(name)
-        return cls(keys, names, tuple(name for name in names if name not in known))
-
-
-_layout: _Layout | None = None
+_layout: Layout | None = None

@@ -1,4 +1,4 @@
-"""A subscription to what happens to one group."""
+"""A subscription to what happens to one group, or to the machine."""
 
 from __future__ import annotations
 
@@ -16,22 +16,14 @@ from ..fd import OwnedFd
 from ..pidfd import PidFD, parse_pid
 from ..timer import Timer
 from ..units import Deadline
+from .sources import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from typing_extensions import Self, TypeVar
+    from typing_extensions import Self
 
-    from ..cgroup import CgroupV1
-    from .events import Event
-
-    # So that `Subscription` alone stands for one of `Event`, as most are.
-    Told = TypeVar("Told", covariant=True, default=Event)
-else:
-    from typing import TypeVar
-
-    Told = TypeVar("Told", covariant=True)  # which takes a default from Python 3.13 on
+    from .sources import Source
 
 
 class Process(Protocol):
@@ -46,36 +38,8 @@ class Process(Protocol):
         """None while it has not been waited for."""
 
 
-class Source(Protocol[Told]):
-    """What a subscription needs of that which owns the kernel's files, and makes events of what they signal."""
-
-    @property
-    def group(self) -> CgroupV1:
-        """The group that is told of."""
-
-    @property
-    def over(self) -> str | None:
-        """Once the last event has been told, why there are no more, as a message says it; None until then."""
-
-    @property
-    def due(self) -> float | None:
-        """When to look though nothing is signalled, in seconds as `time.monotonic` has them."""
-
-    def files(self) -> Iterable[tuple[int, int]]:
-        """The files to wait for, each with the events of epoll(7) to wait for there; asked for once."""
-
-    def collect(self, ready: list[int] | None) -> Sequence[Told]:
-        """The events behind the files that are *ready*; None stands for all, for a last, thorough look.
-
-        Among them can be files of the subscription, such as the timer that *due* sets.
-        """
-
-    def close(self) -> None:
-        """Closes the files; called once, when nobody uses them any more."""
-
-
 class Subscription(Generic[Told]):
-    """What happens to one group, told as it happens; made by ``cg.oom.subscribe()``.
+    """What happens to one group, told as it happens; made by `Cgroup.subscribe` and `OomController.subscribe`.
 
     It is armed when it is made: what comes later is not lost, whether or not someone waits. It is its own
     iterator, in ``for`` and, on asyncio and trio, in ``async for``; leaving the loop loses nothing, and a later
@@ -201,7 +165,9 @@ class Subscription(Generic[Told]):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "over" if self._source.over is not None else "armed"
-        return f"<memcg.{type(self).__name__} {state} {self._source.group.cgroup_path!r}>"
+        group = self._source.group
+        whose = "of the machine" if group is None else repr(group.cgroup_path)
+        return f"<memcg.{type(self).__name__} {state} {whose}>"
 
     # Inside.
 

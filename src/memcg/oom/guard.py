@@ -24,7 +24,7 @@ from ..pidfd import PidFD
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from .._ffi import Record, Reply
+    from .._ffi import Record, Reply, Request
 
 PROGRAM = Path(__file__).parent.with_name("memcg-guard")
 
@@ -83,8 +83,9 @@ class Guard:
             # Before the number is free for others.
             failure.callback(lib.memcg_guard_keep_from_children, -1, -1)
             with PidFD(self._owner) as owner:
-                processors = os.cpu_count() or 1
-                reply, table = self._call(lib.MEMCG_HELLO, fds=(owner.fileno(),), slot=processors, bytes=PAGESIZE)
+                hello = ffi.new("struct memcg_request *")
+                hello.kind, hello.slot, hello.bytes = lib.MEMCG_HELLO, os.cpu_count() or 1, PAGESIZE
+                reply, table = self._call(hello, (owner.fileno(),))
             if reply.error or table is None:
                 raise _start_error(reply.error or errno.EPROTO)
             with table:
@@ -112,6 +113,7 @@ class Guard:
         delay: int = 0,
         total: int = 0,
         bytes: int = 0,
+        path: int = 0,
         fds: tuple[int, ...] = (),
     ) -> Reply:
         """Asks the guard for something, and returns its answer, whose ``error`` is for the caller to look at.
@@ -119,7 +121,10 @@ class Guard:
         Raises:
             GuardLostError: there is no guard any more.
         """
-        reply, _ = self._call(kind, slot=slot, flags=flags, delay=delay, total=total, bytes=bytes, fds=fds)
+        request = ffi.new("struct memcg_request *")
+        request.kind, request.slot, request.flags = kind, slot, flags
+        request.delay, request.total, request.bytes, request.path = delay, total, bytes, path
+        reply, _ = self._call(request, fds)
         return reply
 
     def read(self, slot: int) -> Record:
@@ -156,24 +161,12 @@ class Guard:
         if os.getpid() == self._owner:
             lib.memcg_guard_hang_up(self._socket.fileno())
 
-    def _call(
-        self,
-        kind: int,
-        *,
-        slot: int = 0,
-        flags: int = 0,
-        delay: int = 0,
-        total: int = 0,
-        bytes: int = 0,
-        fds: tuple[int, ...] = (),
-    ) -> tuple[Reply, OwnedFd | None]:
+    def _call(self, request: Request, fds: tuple[int, ...]) -> tuple[Reply, OwnedFd | None]:
         if os.getpid() != self._owner:
             raise ClosedError(
                 "this hold belongs to the process that this one forked from; make one in this process"
             )
-        request, reply = ffi.new("struct memcg_request *"), ffi.new("struct memcg_reply *")
-        request.kind, request.slot, request.flags = kind, slot, flags
-        request.delay, request.total, request.bytes = delay, total, bytes
+        reply = ffi.new("struct memcg_reply *")
         passed, received = ffi.new("int[]", list(fds)), ffi.new("int[]", [-1])
         if self.lost:
             raise self.lost_error()
@@ -186,7 +179,7 @@ class Guard:
                 finally:
                     self._socket.unpin()
         except BaseException:  # of a signal handler, and perhaps the answer has come
-            if kind == lib.MEMCG_HOLD and not reply.error:
+            if request.kind == lib.MEMCG_HOLD and not reply.error:
                 self.call(lib.MEMCG_RELEASE, slot=reply.slot)
             raise
         if error in (-errno.EPIPE, -errno.ECONNRESET, -errno.ETIMEDOUT):

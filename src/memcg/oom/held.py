@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Literal, final
 
 from .._ffi import lib
+from ..cgroupfs.mounts import cgroup_path_of
 from ..epoll import READABLE
 from ..errors import (
     AccessDeniedError,
@@ -17,6 +18,7 @@ from ..errors import (
     ClosedError,
     GuardLostError,
     HoldError,
+    InsideHeldGroupError,
     KernelError,
     KillerDisabledError,
     NotSupportedError,
@@ -24,15 +26,18 @@ from ..errors import (
 )
 from ..eventfd import EventFD
 from ..notify.events import DelayExpired, KernelKill, OomEvent, OomResolved, Overridden, Removed
-from ..notify.sources import OomSourceV1
-from ..units import Deadline
+from ..units import Deadline, format_size
 from . import guard as guards
-from .marks import has_killer_off_before, holder_of, read_mark, repair
+from .marks import has_killer_off_before, holder_of, read_mark
+from .repair import repair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._ffi import Record, Reply
-    from ..cgroup import CgroupV1
+    from ..cgroup import Cgroup
     from ..notify.events import HoldEvent
+    from ..notify.sources import OomSource
     from .marks import Holder, Mark
 
 _HANGUP = select.EPOLLRDHUP
@@ -40,6 +45,11 @@ _PATIENCE = 0.5
 """How long to wait for a guard that is just ending or beginning, or for a repair, in seconds."""
 _NOT_YET = ((lib.MEMCG_STEP_LOCK, errno.EWOULDBLOCK), (lib.MEMCG_STEP_MARK, errno.EEXIST))
 """What the guard answers where there is another one, or what it has left."""
+_REASONS = {
+    lib.MEMCG_WHY_SWITCH: "somebody else has written to the group's OOM switch",
+    lib.MEMCG_WHY_HIGH: "somebody else has lowered the group's memory.high below the line of the hold",
+    lib.MEMCG_WHY_INSIDE: "somebody has moved the guard into the group, where it would have frozen itself",
+}
 _KILLER_OFF = (lib.MEMCG_STEP_KILLER, errno.EEXIST)
 
 
@@ -51,7 +61,15 @@ class HoldSource:
     kernel, as to any subscription.
     """
 
-    def __init__(self, group: CgroupV1, delay: int, total: int, flags: int) -> None:
+    def __init__(
+        self,
+        group: Cgroup,
+        kernel: Callable[[], OomSource],
+        delay: int,
+        total: int,
+        flags: int,
+        headroom: int,
+    ) -> None:
         self.group = group
         self.over: str | None = None
         """Once the last event has been told, the words for that."""
@@ -62,16 +80,17 @@ class HoldSource:
             files.callback(guards.release, self.guard)
             self._doorbell = files.enter_context(EventFD())
             # Before the hold, so that nothing is lost in between.
-            self._kernel = files.enter_context(contextlib.closing(OomSourceV1(group)))
+            self._kernel = files.enter_context(contextlib.closing(kernel()))
             files.callback(self.end)
-            reply = self._begin(delay, total, flags)
+            self._keep_guard_outside()
+            reply = self._begin(delay, total, flags, headroom)
             self.slot = reply.slot
             self._files = files.pop_all()
         self.mechanism: Literal["guard", "kernel"] = "kernel" if reply.kernel else "guard"
         # What has been told, of the record's counts, and of the kernel's kills.
         self._ooms = self._resolved = self._expirations = self._expiry_kills = 0
         self._is_open = False
-        self._kills_seen = self._kills_told = 0
+        self._kills_seen = self._kills_told = self._missed = 0
 
     @property
     def due(self) -> float | None:
@@ -126,14 +145,31 @@ class HoldSource:
 
     # The beginning.
 
-    def _begin(self, delay: int, total: int, flags: int) -> Reply:
+    def _keep_guard_outside(self) -> None:
+        """Moves the guard out of the group, where its owner has left it behind there: it would freeze itself."""
+        for pid in self.guard.pids:
+            if not is_inside(self.group, pid):
+                continue
+            ancestor = self.group.parent
+            while ancestor is not None:
+                with contextlib.suppress(KernelError):
+                    ancestor.add(pid)
+                    break
+                ancestor = ancestor.parent
+            else:
+                raise InsideHeldGroupError(
+                    f"the guard (process {pid}) is in {self.group.path}, and may not be moved out: start "
+                    f"the first hold of this process while it is in another group"
+                )
+
+    def _begin(self, delay: int, total: int, flags: int, headroom: int) -> Reply:
         """Has the guard hold the group, once whatever an earlier guard has left there is put back."""
         deadline = Deadline(_PATIENCE)
         foreign = 0
         while True:
             late = deadline.expired
             # Asked before looked: mostly nobody has it, and the kernel takes up to 15 ms to show its locks.
-            reply = self._ask(delay, total, flags | foreign)
+            reply = self._ask(delay, total, flags | foreign, headroom)
             if not reply.error:
                 return reply
             if (reply.step, reply.error) not in _NOT_YET:
@@ -167,7 +203,7 @@ class HoldSource:
                 ancestor = ancestor.parent
         return False
 
-    def _ask(self, delay: int, total: int, flags: int) -> Reply:
+    def _ask(self, delay: int, total: int, flags: int, headroom: int) -> Reply:
         directory = self.group._directory.open()
         try:
             return self.guard.call(
@@ -175,6 +211,8 @@ class HoldSource:
                 flags=flags,
                 delay=delay,
                 total=total,
+                bytes=headroom,
+                path=_hash(self.group.cgroup_path),
                 fds=(directory, self._doorbell.fileno()),
             )
         finally:
@@ -197,11 +235,30 @@ class HoldSource:
 
     def _refusal(self, reply: Reply) -> Exception:
         """What is raised where the guard cannot hold the group."""
-        path = str(self.group.path)
+        path, version = str(self.group.path), self.group._directory.mount.version
         if reply.step == lib.MEMCG_STEP_KILLER and reply.error == errno.EEXIST:
             return KillerDisabledError(
                 f"the OOM killer of {path} is off already, as somebody wants it or has left it: hold it with "
                 f"takeover=True, which leaves it on in the end, or switch it on first (cg.oom.enable())"
+            )
+        if reply.step == lib.MEMCG_STEP_FROZEN and reply.error == errno.EEXIST:
+            return HoldError(
+                f"{path} is frozen already, as somebody wants it or has left it: hold it with takeover=True, "
+                f"which leaves it thawed in the end, or thaw it first (cg.thaw())"
+            )
+        if reply.step == lib.MEMCG_STEP_HIGH and reply.error == errno.EEXIST:
+            return HoldError(
+                f"memory.high of {path} is {format_size(reply.bytes)}, below the line at which a hold would stop "
+                f"the group: raise it, or set it to None"
+            )
+        if reply.step == lib.MEMCG_STEP_HEADROOM:
+            return HoldError(
+                f"the limit of {path} is too low: to stop it before the kernel kills takes a headroom of "
+                f"{format_size(reply.bytes)} for what runs there now, more than half of it; raise the limit"
+            )
+        if (reply.step, reply.error, version) == (lib.MEMCG_STEP_FILES, errno.ENOENT, 2):
+            return NotSupportedError(
+                f"cannot hold {path}: that takes memory.reclaim (Linux 5.19) and a memory controller in the group"
             )
         if reply.step == lib.MEMCG_STEP_SLOT:
             return HoldError(f"cannot hold {path}: {lib.MEMCG_HOLDS} holds are the most that one process can have")
@@ -217,7 +274,11 @@ class HoldSource:
                 errno.EMFILE,
             ): "it takes 13 for each hold: raise RLIMIT_NOFILE (ulimit -Hn)",
             (lib.MEMCG_STEP_FILES, errno.EACCES): "run as root (sudo), or have root chown memory.oom_control and "
-            "memory.limit_in_bytes to this user",
+            "memory.limit_in_bytes to this user"
+            if version == 1
+            else "run as root (sudo), or have root chown memory.max, memory.high, memory.reclaim and "
+            "cgroup.freeze to this user, or use a group that is delegated to it (systemd-run --user --scope "
+            "-p Delegate=yes)",
             (lib.MEMCG_STEP_REGISTER, errno.EACCES): "run as root (sudo), or have root chown cgroup.event_control "
             "to this user",
         }
@@ -250,8 +311,9 @@ class HoldSource:
         self._tell(record, events)
         self._tell_kills(record, events)
         if record.state == lib.MEMCG_OVERRIDDEN:
-            self.over = f"somebody else has written to the OOM switch of {self.group.cgroup_path!r}"
-            events.append(Overridden(cgroup=self.group, time=time.monotonic()))
+            reason = _REASONS[record.why]
+            self.over = f"{reason} ({self.group.cgroup_path!r})"
+            events.append(Overridden(cgroup=self.group, time=time.monotonic(), reason=reason))
         elif removed:
             self.over = self._kernel.over
             events.append(removed)
@@ -314,8 +376,28 @@ class HoldSource:
         if record.state == lib.MEMCG_EXPIRED:
             return
         kills = self._kills_seen - self._kills_told - record.kills
+        missed = min(max(0, kills), record.missed - self._missed)
         if kills > 0:
+            now = time.monotonic()
             self._kills_told += kills
-            events.append(KernelKill(cgroup=self.group, time=time.monotonic(), count=kills))
+            self._missed += missed
+            if missed:
+                events.append(KernelKill(cgroup=self.group, time=now, count=missed, missed=True))
+            if kills > missed:
+                events.append(KernelKill(cgroup=self.group, time=now, count=kills - missed))
         elif kills < 0:  # of a group below, which was gone before the kernel's counts were read here
             self._kills_seen -= kills
+
+
+def is_inside(group: Cgroup, pid: int | Literal["self"]) -> bool:
+    """Whether a process is in *group* or below."""
+    path = cgroup_path_of(pid, group._directory.mount.version)
+    return f"{path.rstrip('/')}/".startswith(f"{group.cgroup_path.rstrip('/')}/")
+
+
+def _hash(path: str) -> int:
+    """64-bit FNV-1a, by which the guard knows the group in a /proc/PID/cgroup."""
+    value = 0xCBF29CE484222325
+    for byte in os.fsencode(path):
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import warnings
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final
@@ -29,15 +28,17 @@ from ..errors import (
 from ..notify.events import HoldEvent
 from ..notify.subscription import Subscription
 from ..pidfd import PidFD, parse_pid
-from ..units import format_size, parse_delay
+from ..units import MiB, format_size, parse_delay
 from ..victims import open_largest
-from .held import HoldSource
+from .held import HoldSource, is_inside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
 
     from .._ffi import Record, Reply
-    from ..cgroup import Cgroup, CgroupV1
+    from ..cgroup import Cgroup
+    from ..notify.sources import OomSource
     from .guard import Locked
 
     Delay: TypeAlias = "float | timedelta | None"
@@ -49,6 +50,9 @@ kernel's killer in, until that has killed ("expired"); it has left the killer th
 
 Rearm = Literal["episode", "once"]
 """Whether each OOM has a delay, or only the first."""
+
+LEAST_HEADROOM = MiB
+"""In bytes; what may be asked for, if one knows what one does."""
 
 _STATES: dict[int, HoldState] = {
     lib.MEMCG_ARMED: "armed",
@@ -77,12 +81,14 @@ class Hold(Subscription[HoldEvent]):
 
     def __init__(
         self,
-        group: CgroupV1,
+        group: Cgroup,
+        kernel: Callable[[], OomSource],
         delay: Delay,
         *,
         total: Delay = None,
         rearm: Rearm = "episode",
         takeover: bool = False,
+        headroom: int | str | None = None,
     ) -> None:
         seconds = None if delay is None else parse_delay(delay)
         most = None if total is None else parse_delay(total, "total")
@@ -90,10 +96,16 @@ class Hold(Subscription[HoldEvent]):
             raise InvalidValueError(f"total is at least the delay, {shown(delay)}, and not {shown(total)}")
         if rearm not in ("episode", "once"):
             raise InvalidValueError(f"rearm is 'episode' or 'once', not {shown(rearm)}")
+        room = 0 if headroom is None else parse_page_size(headroom)
+        if headroom is not None and room < LEAST_HEADROOM:
+            raise InvalidValueError(
+                f"a headroom is at least {format_size(LEAST_HEADROOM)}, as usage is counted in batches, and not "
+                f"{shown(headroom)}"
+            )
         _check_limits(group)
         _check_outside(group)
         flags = (lib.MEMCG_ONCE if rearm == "once" else 0) | (lib.MEMCG_TAKEOVER if takeover else 0)
-        super().__init__(HoldSource(group, _nanoseconds(seconds), _nanoseconds(most), flags))
+        super().__init__(HoldSource(group, kernel, _nanoseconds(seconds), _nanoseconds(most), flags, room))
 
     # What there is to be set and read.
 
@@ -122,7 +134,9 @@ class Hold(Subscription[HoldEvent]):
     @property
     def state(self) -> HoldState:
         """What the hold does now."""
-        return "ended" if self.closed else _STATES.get(self._record().state, "ended")
+        if self.closed or self._source.over is not None:
+            return "ended"
+        return _STATES.get(self._record().state, "ended")
 
     @property
     def expirations(self) -> int:
@@ -142,6 +156,27 @@ class Hold(Subscription[HoldEvent]):
         2011; no public kernel has it).
         """
         return self._source.mechanism
+
+    @property
+    def frozen(self) -> bool:
+        """Whether all of the group stands still, as far as the guard has seen; on cgroup v1 always False.
+
+        There, who needs memory is stopped, and nobody else.
+        """
+        return bool(self._record().frozen)
+
+    @property
+    def headroom(self) -> int:
+        """On cgroup v2, how far below the limit the group is stopped, in bytes; on v1, it is 0.
+
+        It grows with the number of threads in the group, unless it was given.
+        """
+        return self._record().headroom
+
+    @property
+    def false_freezes(self) -> int:
+        """On cgroup v2, how often the group was frozen though memory could be reclaimed after all; on v1, 0."""
+        return self._record().false_freezes
 
     @property
     def guard_locked(self) -> Locked:
@@ -247,7 +282,7 @@ class Hold(Subscription[HoldEvent]):
         reply = self._call(lib.MEMCG_WAKE)
         if reply.error:
             raise kernel_error(reply.error, "wake the process that was moved", str(self._group.path))
-        return bool(reply.done)
+        return True  # on v2, its going may have been the end of the OOM
 
     def expire(self) -> bool:
         """Lets the delay run out now: the kernel's killer is switched on, and kills.
@@ -261,7 +296,7 @@ class Hold(Subscription[HoldEvent]):
     # Inside.
 
     @property
-    def _group(self) -> CgroupV1:
+    def _group(self) -> Cgroup:
         return self._source.group
 
     def _record(self) -> Record:
@@ -300,7 +335,7 @@ def _nanoseconds(seconds: float | None) -> int:
     return 0 if seconds is None else round(seconds * 1e9)
 
 
-def _check_limits(group: CgroupV1) -> None:
+def _check_limits(group: Cgroup) -> None:
     """Refuses a group that has no limit, and warns of an ancestor whose limit comes first."""
     limit = group.limit
     if limit is None:  # then there is none on memory with swap either, which cannot be the lower one
@@ -322,12 +357,10 @@ def _check_limits(group: CgroupV1) -> None:
         ancestor = ancestor.parent
 
 
-def _check_outside(group: CgroupV1) -> None:
-    """Refuses to have a group held by who is in it: at the first OOM, that process would be blocked too."""
-    pid = os.getpid()
-    for each in group.walk():
-        if pid in each.processes():
-            raise InsideHeldGroupError(
-                f"this process is in {each.path}: an OOM of {group.path} would stop it as well, and nobody could "
-                f"deal with that; hold the group from outside, or move this process away first (cg.parent.add)"
-            )
+def _check_outside(group: Cgroup) -> None:
+    """Refuses to have a group held by who is in it: at the first OOM, that process would be stopped too."""
+    if is_inside(group, "self"):
+        raise InsideHeldGroupError(
+            f"this process is in {group.path}, or below: an OOM there would stop it as well, and nobody could "
+            f"deal with that; hold the group from outside, or move this process away first (cg.parent.add)"
+        )

@@ -1,12 +1,11 @@
-"""Who holds a group, and how what was left behind is put back.
+"""Who holds a group, and what marks a hold that its guard has left behind.
 
 The guard of a hold locks the group's directory (flock(2)), which ends with the guard, and leaves a *mark* there,
 an extended attribute, which does not. The mark is set before the killer is switched off and goes after it is on
 again: a mark without a live guard is an abandoned hold.
 
 A mark is a claim. Whoever may write the directory can leave one, and any user who can open the directory can lock
-it. So a lock counts only if its holder is the guard that the mark names, and a repair writes only to files that
-the mark's author could have written.
+it. So a lock counts only if its holder is the guard that the mark names.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ import errno
 import fcntl
 import os
 import re
-import stat
-import time
-from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ..errors import CgroupNotFoundError, ControlFileMissingError, MemcgError, kernel_error, kernel_errors
-from ..units import UNLIMITED, Deadline, format_size
+from ..errors import kernel_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..cgroup import CgroupV1
+    from ..cgroup import Cgroup
 
 HOLD = ("trusted.memcg.hold", "user.memcg.hold")
 """The mark of a hold. Only root can set, or see, the first: no mark that a user has made up shall hide it."""
@@ -36,13 +31,10 @@ OFF_BEFORE = ("trusted.memcg.off", "user.memcg.off")
 
 SWITCH = "memory.oom_control"
 DELAY_SWITCH = "memory.oom_delay_millisecs"
+HIGH = "memory.high"
 
 _NUMBER = re.compile(r"-1|[0-9]{1,19}", re.ASCII)
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
-
-_PATIENCE = 0.2
-"""Seconds for which a repair waits for a lock that is no guard's: another repair, or the keeper of a guard that is
-gone, is done by then."""
 
 
 class Mark(NamedTuple):
@@ -57,7 +49,11 @@ class Mark(NamedTuple):
     delay: float | None = None
     """In seconds; None is no limit."""
     switch: str = SWITCH
-    """The file that the hold has written to, and to which 0 is written to end it."""
+    """The file by which the group is held. On cgroup v1, 0 is written to it to end that."""
+    high: int | None = None
+    """On cgroup v2, in bytes: the ``memory.high`` before the hold, to which it shall come back; -1 is no limit."""
+    frozen: bool = False
+    """On cgroup v2, whether the hold has frozen the group."""
     limit: int | None = None
     """In bytes: the limit before it was raised, to which it shall come back; -1 is no limit."""
     raised: int | None = None
@@ -69,13 +65,16 @@ class Mark(NamedTuple):
     def parse(cls, data: bytes) -> Mark:
         """From the text of the attribute, whatever that is."""
         words = dict(word.partition("=")[::2] for word in data.decode("ascii", "replace").split(" "))
+        switch = words.get("switch", SWITCH)
         numbers = {key: int(word) for key, word in words.items() if _NUMBER.fullmatch(word)}
         return cls(
             guard=max(0, numbers.get("guard", 0)),
             start=max(0, numbers.get("start", 0)),
             owner=max(0, numbers.get("owner", 0)),
             delay=max(0, numbers.get("delay", 0)) / 1e9 or None,
-            switch=DELAY_SWITCH if words.get("switch") == DELAY_SWITCH else SWITCH,
+            switch=switch if switch in (DELAY_SWITCH, HIGH) else SWITCH,
+            high=numbers.get("high"),
+            frozen=numbers.get("frozen") == 1,
             limit=numbers.get("limit"),
             raised=numbers.get("raised"),
             memsw=numbers.get("memsw"),
@@ -98,216 +97,34 @@ class Holder(NamedTuple):
         return self.kind != "foreign"
 
 
-class Repaired(NamedTuple):
-    """One thing that was put back, or left as it is for a reason."""
-
-    path: str
-    what: str
-
-
-class Repair(NamedTuple):
-    """What came of a repair."""
-
-    done: tuple[Repaired, ...] = ()
-    failed: tuple[MemcgError, ...] = ()
-    """What could not be put back, and why; the mark is then still there."""
-    holder: Holder | None = None
-    """The live guard for whose sake nothing was done."""
-
-
-def read_mark(group: CgroupV1) -> Mark | None:
+def read_mark(group: Cgroup) -> Mark | None:
     """The mark on *group*, or None.
 
     Raises:
         CgroupRemovedError: the group is gone.
         AccessDeniedError: the caller may not read the directory.
     """
-    with _opened(group) as directory:
-        return _read_mark(directory)
+    with opened(group) as directory:
+        return read_mark_at(directory)
 
 
-def has_killer_off_before(group: CgroupV1) -> bool:
+def has_killer_off_before(group: Cgroup) -> bool:
     """Whether *group*, below a held one, had its killer off before that hold. Raises as `read_mark` does."""
-    with _opened(group) as directory:
-        return _attribute(directory, OFF_BEFORE) is not None
+    with opened(group) as directory:
+        return attribute(directory, OFF_BEFORE) is not None
 
 
-def holder_of(group: CgroupV1, mark: Mark | None) -> Holder | None:
+def holder_of(group: Cgroup, mark: Mark | None) -> Holder | None:
     """Who has the directory of *group* locked, judged by the *mark* that is on it. Raises as `read_mark` does."""
-    with _opened(group) as directory:
-        return _holder(directory, mark)
-
-
-def repair(group: CgroupV1) -> Repair:
-    """Puts back what an abandoned hold of *group* has left, and does nothing where there is none, or a live one.
-
-    The killer comes on again, there and in the groups below that have inherited the switch, and a limit that the
-    hold has raised for a while comes down where usage allows. No limit is ever raised.
-
-    Raises:
-        AccessDeniedError: the caller may not read the directory. What else is refused is in `Repair.failed`.
-    """
-    try:
-        with _opened(group) as directory:
-            deadline = Deadline(_PATIENCE)
-            while not (locked := _lock(directory, fcntl.LOCK_EX)):
-                if (mark := _read_mark(directory)) is None:
-                    return Repair()
-                holder = _holder(directory, mark)
-                if holder is not None and holder.is_guard:
-                    return Repair(holder=holder)
-                if deadline.expired:  # a foreign lock
-                    break
-                time.sleep(0.005)  # nothing tells that a lock is free, without waiting for it for ever
-            try:
-                mark = _read_mark(directory)
-                return Repair() if mark is None else _Repairer(group, directory, mark, locked=locked).run()
-            finally:
-                # Not by closing alone: a child that another thread has forked meanwhile has the file open too.
-                fcntl.flock(directory, fcntl.LOCK_UN)
-    except CgroupNotFoundError:
-        return Repair()
-
-
-class _Repairer:
-    """A repair under way."""
-
-    def __init__(self, group: CgroupV1, directory: int, mark: Mark, *, locked: bool) -> None:
-        self._group = group
-        self._directory = directory
-        self._mark = mark
-        self._locked = locked
-        self._marked_by_root = _attribute(directory, HOLD[:1]) is not None
-        self._done: list[Repaired] = []
-        self._failed: list[MemcgError] = []
-
-    def run(self) -> Repair:
-        self._switch_on_all()
-        for file, former, raised in (
-            ("memory", self._mark.limit, self._mark.raised),
-            ("memory.memsw", self._mark.memsw, self._mark.raised_memsw),  # which can never be the lower one
-        ):
-            with self._failing():
-                self._lower(file, former, raised)
-        if not self._failed:
-            with self._failing():
-                self._remove_marks()
-        return Repair(tuple(self._done), tuple(self._failed))
-
-    def _switch_on_all(self) -> None:
-        """Switches the killer on in the group, and in those below that have inherited the switch.
-
-        Each comes after those below it. So should this be ended half-way, the next repair still finds its way to
-        the rest through groups that are off. What is made below a group before it is on is found by a second look.
-        """
-        seen = {self._group}
-        stack = [(self._group, False)]
-        while stack:
-            group, looked_below = stack.pop()
-            if looked_below:
-                with self._failing():
-                    self._switch_on(group)
-            else:
-                stack.append((group, True))
-            with self._failing():
-                for child in group.children():
-                    with self._failing():
-                        if child not in seen and self._has_inherited(child):
-                            seen.add(child)
-                            stack.append((child, False))
-
-    def _has_inherited(self, child: CgroupV1) -> bool:
-        if not is_off(child, self._mark.switch):
-            return False
-        with _opened(child) as directory:
-            return _attribute(directory, HOLD) is None and _attribute(directory, OFF_BEFORE) is None
-
-    def _switch_on(self, group: CgroupV1) -> None:
-        if is_off(group, self._mark.switch):
-            self._write(group, self._mark.switch, 0)
-            self._done.append(Repaired(str(group.path), "the kernel's OOM killer is on again"))
-
-    def _lower(self, file: str, former: int | None, raised: int | None) -> None:
-        """Takes a raised limit back where it still is what the hold has made it."""
-        if former is None or raised is None or former < PAGESIZE or (raised != -1 and raised <= former):
-            return
-        name = f"{file}.limit_in_bytes"
-        group, path = self._group, f"{self._group.path}/{name}"
-        if _read_number(group, name) != (UNLIMITED if raised == -1 else raised):
-            return
-        lowest = _read_number(group, "memory.limit_in_bytes") if file != "memory" else 0
-        if _read_number(group, f"{file}.usage_in_bytes") < former and lowest <= former:
-            self._write(group, name, former)
-            self._done.append(Repaired(path, f"back to {format_size(former)}"))
-        else:
-            # Nobody is to be stopped or killed for it: what counts is that the killer is on.
-            left = f"left at {format_size(None if raised == -1 else raised)}, to which the hold had raised it"
-            self._done.append(Repaired(path, f"{left}: more than the former {format_size(former)} is in use"))
-
-    def _remove_marks(self) -> None:
-        _remove_attribute(self._directory, HOLD, str(self._group.path))
-        self._done.append(Repaired(str(self._group.path), "the mark of the hold is removed"))
-        if not self._locked:
-            # A new hold may have begun, and these would be its own. Without a hold they do no harm.
-            return
-        for child in self._group.children():
-            with contextlib.suppress(MemcgError), _opened(child) as directory:
-                _remove_attribute(directory, OFF_BEFORE, str(child.path))
-
-    def _write(self, group: CgroupV1, name: str, value: int) -> None:
-        path = f"{group.path}/{name}"
-        with kernel_errors(f"write {value} to {name}", path):
-            # Of this very directory and through no symlink; what is judged is what is written to.
-            file = group._directory.open_file(name, os.O_WRONLY)
-            try:
-                if not self._is_authors(os.fstat(file)):
-                    hint = (
-                        "the mark on the group may be by a user who may not write this file; "
-                        f"if it is right, write {value} to it by hand"
-                    )
-                    raise kernel_error(errno.EPERM, f"repair {name}", path, hint)
-                os.write(file, b"%d" % value)
-            finally:
-                os.close(file)
-
-    def _is_authors(self, file: os.stat_result) -> bool:
-        """Whether all those who could have left the mark may write *file*.
-
-        A trusted attribute is root's. A user attribute takes the right to write the directory; and who owns the
-        directory can give himself that. Without this, root would do for a user what that user may not.
-        """
-        directory = os.fstat(self._directory)
-        if self._marked_by_root or file.st_mode & stat.S_IWOTH:
-            return True
-        if directory.st_uid not in (0, file.st_uid) or directory.st_mode & stat.S_IWOTH:
-            return False
-        return not directory.st_mode & stat.S_IWGRP or bool(
-            file.st_mode & stat.S_IWGRP and file.st_gid == directory.st_gid
-        )
-
-    @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Keeps an error of the body for the report, so that the rest is still done. Who is gone needs nothing."""
-        try:
-            yield
-        except (CgroupNotFoundError, ControlFileMissingError):
-            return
-        except MemcgError as error:
-            self._failed.append(error)
-
-
-def is_off(group: CgroupV1, switch: str = SWITCH) -> bool:
-    """Whether *group* keeps the kernel's killer away, by that *switch*."""
-    if switch == SWITCH:
-        return group.oom_control.oom_kill_disable
-    return group.oom_delay_millisecs != 0
+    with opened(group) as directory:
+        return holder_at(directory, mark)
 
 
 # Attributes.
 
 
 @contextlib.contextmanager
-def _opened(group: CgroupV1) -> Iterator[int]:
+def opened(group: Cgroup) -> Iterator[int]:
     """The very directory of *group*, open for reading: an O_PATH descriptor has no attributes and no lock."""
     with kernel_errors("open the cgroup", str(group.path)):
         directory = group._directory.open_file(".", os.O_RDONLY | os.O_DIRECTORY)
@@ -318,12 +135,12 @@ def _opened(group: CgroupV1) -> Iterator[int]:
         os.close(directory)
 
 
-def _read_mark(directory: int) -> Mark | None:
-    data = _attribute(directory, HOLD)
+def read_mark_at(directory: int) -> Mark | None:
+    data = attribute(directory, HOLD)
     return None if data is None else Mark.parse(data)
 
 
-def _attribute(directory: int, names: tuple[str, ...]) -> bytes | None:
+def attribute(directory: int, names: tuple[str, ...]) -> bytes | None:
     for name in names:
         try:
             return os.getxattr(directory, name)
@@ -333,25 +150,17 @@ def _attribute(directory: int, names: tuple[str, ...]) -> bytes | None:
     return None
 
 
-def _remove_attribute(directory: int, names: tuple[str, ...], path: str) -> None:
+def remove_attribute(directory: int, names: tuple[str, ...], path: str) -> None:
     for name in names:
-        if _attribute(directory, (name,)) is not None:
+        if attribute(directory, (name,)) is not None:
             with kernel_errors(f"remove the mark {name}", path):
                 os.removexattr(directory, name)
-
-
-def _read_number(group: CgroupV1, name: str) -> int:
-    with kernel_errors(f"read {name}", f"{group.path}/{name}"):
-        try:
-            return int(group._directory.read(name))
-        except FileNotFoundError:  # no swap accounting, though the mark says so
-            return -1
 
 
 # Locks.
 
 
-def _lock(directory: int, kind: int) -> bool:
+def lock(directory: int, kind: int) -> bool:
     """Locks *directory* if it is free."""
     try:
         fcntl.flock(directory, kind | fcntl.LOCK_NB)
@@ -360,12 +169,12 @@ def _lock(directory: int, kind: int) -> bool:
     return True
 
 
-def _holder(directory: int, mark: Mark | None) -> Holder | None:
+def holder_at(directory: int, mark: Mark | None) -> Holder | None:
     status = os.fstat(directory)
     lockers = _lockers(status)
     if not lockers:
         # Shared, and for a moment: two who look do not see each other.
-        if _lock(directory, fcntl.LOCK_SH):
+        if lock(directory, fcntl.LOCK_SH):
             fcntl.flock(directory, fcntl.LOCK_UN)
             return None
         # The kernel shows /proc/locks piece by piece: in between, entries move.
