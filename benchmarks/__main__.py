@@ -9,7 +9,9 @@ import platform
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import hold, imports, popen, reads, wake
+import memcg
+
+from . import hold, imports, popen, reads, wake, wake_v2
 from .room import Interrupted, Room, Unavailable, room
 
 if TYPE_CHECKING:
@@ -23,12 +25,19 @@ class Measure(NamedTuple):
 
     run: Callable[[Room, int], Iterator[Table]]
     samples: int
+    only: type[memcg.CgroupV1] | type[memcg.CgroupV2] | None = None
+    """The version of cgroup that it is about, if it is about one."""
+
+    def fits(self, room: Room) -> bool:
+        """Whether it can be taken here."""
+        return self.only is None or isinstance(room.group, self.only)
 
 
 MEASURES = {
-    "wake": Measure(wake.measure, 600),
-    "hold": Measure(hold.measure, 150),
-    "reads": Measure(reads.measure, 5000),
+    "wake": Measure(wake.measure, 600, memcg.CgroupV1),
+    "wake-v2": Measure(wake_v2.measure, 200, memcg.CgroupV2),
+    "hold": Measure(hold.measure, 150, memcg.CgroupV1),
+    "reads": Measure(reads.measure, 5000, memcg.CgroupV1),
     "popen": Measure(popen.measure, 500),
     "import": Measure(imports.measure, 100),
 }
@@ -39,8 +48,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures memcg against baselines that take turns with it in the same run. Trust the ratios: "
-        "the times depend on the machine and on what else it does. All takes some minutes, needs a cgroup v1 "
-        "memory hierarchy that the caller may write (root), and leaves nothing behind.",
+        "the times depend on the machine and on what else it does. All takes some minutes, needs a memory "
+        "hierarchy that the caller may write (root), and leaves nothing behind.",
     )
     defaults = ", ".join(f"{name}={measure.samples}" for name, measure in MEASURES.items())
     parser.add_argument(
@@ -48,8 +57,9 @@ def main() -> int:
         metavar="MEASURE[=SAMPLES]",
         nargs="*",
         type=_measure,
-        default=[(name, measure.samples) for name, measure in MEASURES.items()],
-        help=f"what to measure, and how often; by default {defaults}",
+        default=[],
+        help=f"what to measure, and how often; by default, of these what is for the version of cgroup that is "
+        f"here: {defaults}",
     )
     parser.add_argument("--report-only", action="store_true", help="end with status 0 though a bar is missed")
     options = parser.parse_args()
@@ -82,7 +92,10 @@ def _run(measures: list[tuple[str, int]]) -> int:
         print(f"memcg {importlib.metadata.version('memcg')}, Python {platform.python_version()}, ", end="")
         print(f"Linux {platform.release()}, {cpus} CPU{'s' if cpus > 1 else ''}, ", end="")
         print(f"load {os.getloadavg()[0]:.2f}\n", flush=True)
-        for name, samples in measures:
+        fitting = [(name, each.samples) for name, each in MEASURES.items() if each.fits(ours)]
+        for name, samples in measures or fitting:
+            if not MEASURES[name].fits(ours):
+                raise Unavailable(f"the version of cgroup that {name!r} is about")
             for table in MEASURES[name].run(ours, samples):
                 print(f"{table}\n", flush=True)
                 missed += sum(not bar.ok for bar in table.bars)

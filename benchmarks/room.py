@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 class Room:
     """The group and the directory, and what else was entered for the length of the run."""
 
-    def __init__(self, group: memcg.CgroupV1, directory: Path, held: contextlib.ExitStack) -> None:
+    def __init__(self, group: memcg.Cgroup, directory: Path, held: contextlib.ExitStack) -> None:
         self.group = group
         self.directory = directory
         self._held = held
@@ -89,12 +89,10 @@ def room() -> Iterator[Room]:
 
 
 @contextlib.contextmanager
-def _group() -> Iterator[memcg.CgroupV1]:
+def _group() -> Iterator[memcg.Cgroup]:
     with contextlib.ExitStack() as stack:
         try:
             group = stack.enter_context(memcg.temporary(name=f"memcg-bench-{os.getpid()}"))
         except memcg.MemcgError as error:
-            raise Unavailable(f"a group of the cgroup v1 memory hierarchy: {error}") from error
-        if not isinstance(group, memcg.CgroupV1):
-            raise Unavailable(f"the cgroup v1 memory hierarchy: {group.path} is not in one")
+            raise Unavailable(f"a group with a memory limit: {error}") from error
         yield group
