@@ -8,10 +8,10 @@ SANITIZED := build/sanitized
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitized check docs bench clean
+.PHONY: help demo test test-vm sanitized check docs bench clean
 
 help:    ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.runs  ## a program runs out of memory in a real group: left to the kernel, taken over, and abandoned
 	@$(BIN)/memcg demo
@@ -24,6 +24,9 @@ sanitized: $(VENV)/.test  ## the tests of the hold, with the guard under the add
 	guard=$$(PYTHONPATH=tests $(BIN)/python tests/support/sanitized.py $(SANITIZED)) && \
 	MEMCG_TEST_GUARD=$$guard $(BIN)/python -m pytest -m "not slow" $(wildcard tests/kernel/test_hold*.py)
 	@test ! -s $(SANITIZED)/memcg-guard.report || { cat $(SANITIZED)/memcg-guard.report; exit 1; }
+
+test-vm: $(VENV)/.test $(VENV)/.vm  ## the kernel tests in other kernels, under qemu (KERNELS="6.1-v1 7.3-v2", USERS=root, TESTS= name some)
+	PYTHONPATH=tests $(BIN)/python -m vm test $(KERNELS:%=--kernel %) $(USERS:%=--user %) $(TESTS)
 
 check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs  ## ruff, mypy, pyright --verifytypes, docs with warnings as errors
 	$(BIN)/ruff check .
