@@ -20,13 +20,13 @@ CAP_SYS_RESOURCE = 24
 def strained(group: memcg.Cgroup) -> Iterator[Worker]:
     """A process in *group*, which has a limit of 32 MiB, waits for memory again and again, within the body.
 
-    On v1, where it is system calls that fail, that is a few percent of the time; on v2 it is nearly all."""
+    On v1, where the kernel tries to reclaim before it kills, that is a few percent of the time; on v2 it is nearly
+    all."""
     with Worker(group) as worker:
         if isinstance(group, memcg.CgroupV2):
             group.high = 8 * MiB
             worker.order("touch 30")
         else:
-            group.oom.disable()
             worker.order("strain 64 60")
         yield worker
 

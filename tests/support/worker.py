@@ -7,7 +7,7 @@ It takes one order per line from its standard input, and answers with one line:
     free                gives all of it back; "done"
     read MIB            one read(2) of that many MiB into memory never touched before; how many bytes that gave
     hogs NUMBER MIB     that many children touch that many MiB each, all at once; how each of them ended
-    strain MIB SECONDS  read(2) of that many MiB again and again, as long, though memory fails; "done"
+    strain MIB SECONDS  one child after another touches that many MiB, for as long; "done"
 
 On SIGUSR1 it says "signalled". It ends with its standard input, and whatever happens to it, after ten minutes.
 """
@@ -33,17 +33,6 @@ def read(mib: int) -> int:
         return zeros.readinto(memory) or 0
 
 
-def strain(mib: int, seconds: int) -> None:
-    end = time.monotonic() + seconds
-    with open("/dev/zero", "rb", buffering=0) as zeros:
-        while time.monotonic() < end:
-            try:
-                with map_memory(mib) as memory:
-                    zeros.readinto(memory)
-            except OSError:
-                pass
-
-
 def sleeps_in(pid: int, function: str) -> bool:
     with open(f"/proc/{pid}/wchan") as file:
         return function in file.read()
@@ -65,6 +54,12 @@ def hogs(number: int, mib: int) -> list[int]:
             os._exit(0)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def strain(mib: int, seconds: int) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        hogs(1, mib)
 
 
 signal.alarm(600)

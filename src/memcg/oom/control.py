@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..cgroup import Cgroup, CgroupV1, CgroupV2
+    from ..controls.stat_v2 import MemoryEvents
     from ..notify.events import Event
     from ..notify.sources import OomSource
     from ..notify.subscription import Subscription
@@ -239,12 +240,17 @@ class OomControllerV2(OomController):
     @property
     def kills(self) -> int:
         if not self._group._directory.mount.local_events:
-            return self._group.events.oom_kill or 0
+            return _killed(self._group.events)
         total = 0
         for group in self._group.walk():
             with contextlib.suppress(CgroupNotFoundError):
-                total += group.events.oom_kill or 0
+                total += _killed(group.events)
         return total
 
     def _source(self) -> OomSource:
         return OomSourceV2(self._group)
+
+
+def _killed(events: MemoryEvents) -> int:
+    """How many processes: of a group that was killed as one, the kernel counts the first victim twice."""
+    return (events.oom_kill or 0) - (events.oom_group_kill or 0)
