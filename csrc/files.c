@@ -123,10 +123,7 @@ long write_text(int fd, const char *text)
 long write_number(int fd, int64_t number)
 {
     struct text text = {0, {0}};
-    if (number >= UNLIMITED)
-        add(&text, "-1");
-    else
-        add_number(&text, number);
+    add_number(&text, number);
     return write_text(fd, text.bytes);
 }
 

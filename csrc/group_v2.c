@@ -3,7 +3,8 @@
 
 /*
  * The headroom between line and limit: what the group may grow by between the moment in which it crosses the line and
- * that in which it stands still. Each thread may charge a batch of 64 pages more, or a large page of 2 MiB, and one more is on its way.
+ * that in which it stands still. Each thread may charge a batch of 64 pages more, or a large page of 2 MiB, and one more is
+ * on its way.
  */
 #define LEAST_HEADROOM (INT64_C(8) << 20)
 #define FOR_EACH_THREAD (INT64_C(512) << 10)
@@ -44,9 +45,8 @@ long check_v2(struct hold *hold, struct memcg_reply *reply, enum memcg_step *ste
     *step = MEMCG_STEP_FROZEN;
     if (hold->frozen_by_others)
         return -EEXIST;
-    draw_line(hold, sight.limit);
     *step = MEMCG_STEP_HEADROOM;
-    reply->bytes = needed_headroom(hold);
+    reply->bytes = draw_line(hold, sight.limit);
     if (sight.limit < UNLIMITED && reply->bytes > sight.limit / 2)
         return -ERANGE;
     *step = MEMCG_STEP_HIGH;
@@ -119,7 +119,7 @@ struct pages count_pages(const struct hold *hold)
 
 /* The line. */
 
-int64_t needed_headroom(const struct hold *hold)
+static int64_t needed_headroom(const struct hold *hold)
 {
     char text[LONG_TEXT];
     int64_t threads = 0;
@@ -132,15 +132,19 @@ int64_t needed_headroom(const struct hold *hold)
     return needed > LEAST_HEADROOM ? needed : LEAST_HEADROOM;
 }
 
-/* Where `high` is to stand: so that there is room for what the threads that there are now can do. */
-void draw_line(struct hold *hold, int64_t limit)
+/*
+ * Where `high` is to stand: so that there is room for what the threads that there are now can do, but not further off
+ * than half of the limit. Returns how much room they need.
+ */
+int64_t draw_line(struct hold *hold, int64_t limit)
 {
+    int64_t needed = needed_headroom(hold);
     hold->limit_seen = limit;
-    hold->headroom = needed_headroom(hold);
+    hold->headroom = needed;
     hold->drawn_at = monotonic();
     hold->line = NEVER;
     if (limit >= UNLIMITED)
-        return;
+        return needed;
     if (hold->headroom > limit / 2)
         hold->headroom = limit / 2;
     hold->line = (limit - hold->headroom) / shared->page * shared->page;
@@ -148,6 +152,7 @@ void draw_line(struct hold *hold, int64_t limit)
         hold->record.headroom = hold->headroom;
         publish(hold, state_of(hold));
     }
+    return needed;
 }
 
 /*
@@ -162,16 +167,11 @@ int64_t far_line(const struct hold *hold)
     return (hold->limit_seen - far) / shared->page * shared->page;
 }
 
-static long write_bytes(int fd, int64_t bytes)
-{
-    return bytes >= UNLIMITED ? write_text(fd, "max") : write_number(fd, bytes);
-}
-
 long write_high(struct hold *hold, int64_t bytes)
 {
     int64_t before = hold->written_high;
     hold->written_high = bytes;
-    long error = write_bytes(hold->high, bytes);
+    long error = write_limit(hold, hold->high, bytes);
     if (error < 0)
         hold->written_high = before;
     return error;
@@ -195,11 +195,11 @@ static uint64_t hash(uint64_t before, char byte)
 }
 
 /* Whether the process whose /proc/PID/cgroup that is, is in the group or below. */
-bool is_member(const struct hold *hold, int place)
+bool is_member(const struct hold *hold, int file)
 {
     char text[LONG_TEXT];
     uint64_t sum = UINT64_C(0xcbf29ce484222325);
-    if (place < 0 || read_text(place, text, sizeof text) < 0)
+    if (file < 0 || read_text(file, text, sizeof text) < 0)
         return false;
     const char *line = text;
     while (*line && !(line[0] == '0' && line[1] == ':' && line[2] == ':'))
@@ -240,9 +240,7 @@ long freeze(struct hold *hold)
 
 void thaw(struct hold *hold)
 {
-    if (!hold->froze)
-        return;
-    if (write_text(hold->freeze, "0") == 0 || !hold->in_use) {
+    if (hold->froze && write_text(hold->freeze, "0") == 0) {
         hold->froze = 0;
         set_mark(hold, 0);
     }
@@ -266,34 +264,11 @@ void let_go(struct hold *hold)
 
 long raise_max(struct hold *hold, int64_t bytes, bool by, bool for_a_while, int64_t *raised)
 {
-    int64_t limit, usage;
-    long error = read_number(hold->limit, &limit);
+    int64_t usage;
+    long error = raise_limit(hold, bytes, by, for_a_while, raised);
     if (error < 0)
         return error;
-    *raised = limit;
-    int64_t wanted = by ? (limit > UNLIMITED - bytes ? UNLIMITED : limit + bytes) : bytes;
-    wanted = wanted / shared->page * shared->page;
-    if (wanted <= limit)
-        return -EINVAL;
-    struct raise before = hold->raise;
-    if (for_a_while) { /* noted first, as this may be ended half-way */
-        if (!hold->raise.former_limit)
-            hold->raise.former_limit = limit;
-        hold->raise.raised_limit = wanted;
-        set_mark(hold, 0);
-    }
-    error = write_bytes(hold->limit, wanted);
-    if (error < 0) {
-        hold->raise = before;
-        set_mark(hold, 0);
-        return error;
-    }
-    *raised = wanted;
-    if (!for_a_while && hold->raise.former_limit) { /* now it is for good */
-        hold->raise = (struct raise){.former_limit = 0};
-        set_mark(hold, 0);
-    }
-    draw_line(hold, wanted);
+    draw_line(hold, *raised);
     if (read_number(hold->usage, &usage) == 0)
         place_high(hold, usage);
     hold->due = monotonic(); /* there may be room enough to go on */
@@ -314,7 +289,7 @@ bool lower_max(struct hold *hold)
         draw_line(hold, raise.former_limit);
         hold->near = 1;
         place_high(hold, usage);
-        write_bytes(hold->limit, raise.former_limit);
+        write_limit(hold, hold->limit, raise.former_limit);
     }
     hold->raise = (struct raise){.former_limit = 0};
     set_mark(hold, 0);

@@ -68,39 +68,27 @@ static void detach(void)
 #endif
 }
 
-/* Reads a small file once. */
-static long slurp(const char *path, char *text, size_t size)
-{
-    int fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY);
-    if (fd < 0)
-        return fd;
-    long got = sys(SYS_read, fd, text, size - 1);
-    text[got > 0 ? got : 0] = 0;
-    sys_close(&fd);
-    return got;
-}
-
 /* When this process started, field 22 of its stat(5); 0 where that cannot be read. */
 static uint64_t start_time(void)
 {
     char text[512];
-    uint64_t time = 0;
+    int64_t time = 0;
     const char *at = text, *after_name = NULL;
-    if (slurp("/proc/self/stat", text, sizeof text) <= 0)
-        return 0;
+    int file = (int)sys_openat(AT_FDCWD, "/proc/self/stat", O_RDONLY);
+    if (file < 0 || read_text(file, text, sizeof text) <= 0)
+        text[0] = 0;
+    sys_close(&file);
     for (; *at; at++)
         if (*at == ')')
             after_name = at + 1;
     for (int field = 3; after_name && field <= 22; field++) {
         while (*after_name == ' ')
             after_name++;
-        time = 0;
-        while (*after_name && *after_name != ' ') {
-            time = time * 10 + (uint64_t)(*after_name - '0');
+        time = parse(after_name, &after_name);
+        while (*after_name && *after_name != ' ') /* what is no number */
             after_name++;
-        }
     }
-    return time;
+    return (uint64_t)time;
 }
 
 /* As hard to starve as this user may make it. */

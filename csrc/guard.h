@@ -49,6 +49,7 @@ struct hold;
 struct mechanism {
     int64_t magic; /* of the file system */
     int64_t patience; /* with no kill for so long after an expiry, there is nothing to kill */
+    const char *unlimited; /* what a limit is set to for none */
     long (*open)(struct hold *hold); /* opens the files, and reads each once */
     /* Refuses a group in which somebody else has a hand already. */
     long (*check)(struct hold *hold, struct memcg_reply *reply, enum memcg_step *step);
@@ -138,9 +139,8 @@ struct hold {
     uint32_t near;         /* whether the line is where `high` is to be, and not further off */
     uint32_t froze;        /* whether the guard has frozen the group */
     uint32_t frozen_by_others;
-    uint32_t settling;     /* an expiry has killed */
-    uint32_t failures;     /* of reclaim, in a row */
-    int64_t failed_since, ask_at;
+    int64_t failed_since;  /* since when reclaim has failed; 0 while it has not */
+    int64_t ask_at;
     struct pages {
         int64_t rest;      /* bytes that can be reclaimed, if perhaps not now */
         int64_t written;   /* bytes that are being written back */
@@ -149,7 +149,7 @@ struct hold {
     uint64_t highs, own_ooms; /* events, at the last look */
     int64_t line_at_oom;
     int64_t oomed_at; /* when the kernel last found the group at its limit */
-    int64_t killed_kernel; /* when the kill of an expiry was seen */
+    int64_t settling_since; /* when the last memory of who was killed came free; 0 before an expiry has killed */
     int64_t settling_usage;
     uint32_t job; /* enum job: set to ASKED by the guard, and then by the worker until it is DONE */
     int64_t job_bytes, job_error, job_asked;
@@ -290,6 +290,7 @@ uint64_t count_threads(const struct hold *hold);
 /* limits.c */
 
 bool is_near(int usage_file, int limit_file);
+long write_limit(const struct hold *hold, int file, int64_t bytes);
 bool has_room(const struct hold *hold);
 long raise_limit(struct hold *hold, int64_t bytes, bool by, bool for_a_while, int64_t *raised);
 long wake_moved(struct hold *hold);
@@ -315,12 +316,11 @@ long open_v2(struct hold *hold);
 long check_v2(struct hold *hold, struct memcg_reply *reply, enum memcg_step *step);
 long see(const struct hold *hold, struct sight *sight);
 struct pages count_pages(const struct hold *hold);
-int64_t needed_headroom(const struct hold *hold);
-void draw_line(struct hold *hold, int64_t limit);
+int64_t draw_line(struct hold *hold, int64_t limit);
 int64_t far_line(const struct hold *hold);
 long write_high(struct hold *hold, int64_t bytes);
 void place_high(struct hold *hold, int64_t usage);
-bool is_member(const struct hold *hold, int place);
+bool is_member(const struct hold *hold, int file);
 bool is_inside(const struct hold *hold);
 long freeze(struct hold *hold);
 void thaw(struct hold *hold);

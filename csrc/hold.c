@@ -42,7 +42,6 @@ int64_t next_look(struct hold *hold, int64_t now)
     return now + pause;
 }
 
-
 /* The OOM in hand. */
 
 static int64_t plus(int64_t time, int64_t more)
@@ -63,7 +62,6 @@ void count_oom(struct hold *hold, int64_t now)
     hold->record.ooms++;
     hold->record.oom_time = now;
 }
-
 
 void open_episode(struct hold *hold, int64_t began, int64_t now)
 {
@@ -88,7 +86,6 @@ void restart_delay(struct hold *hold, int64_t now)
     set_deadline(hold, now);
     publish(hold, MEMCG_OOM);
 }
-
 
 /* Whether somebody dies already by the owner's will, and is given the time for that, or has just made room. */
 bool awaits_victim(struct hold *hold, int64_t now)

@@ -334,7 +334,6 @@ static void look_v1(struct hold *hold, int64_t now)
         hold->due = now + LOOK_LATER;
 }
 
-
 /* The beginning and the end of the hold. */
 
 static long begin(struct hold *hold, enum memcg_step *step)
@@ -362,6 +361,7 @@ static void restore(struct hold *hold)
 const struct mechanism mechanism_v1 = {
     .magic = 0x27e0eb, /* CGROUP_SUPER_MAGIC */
     .patience = PATIENCE,
+    .unlimited = "-1",
     .open = open_v1,
     .check = check_v1,
     .begin = begin,

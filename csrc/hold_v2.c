@@ -65,8 +65,7 @@ static void stand_by(struct hold *hold, int64_t last_over, int64_t usage)
 {
     hold->last_over = last_over;
     hold->deadline = NEVER;
-    hold->settling = hold->failures = 0;
-    hold->ask_at = 0;
+    hold->settling_since = hold->failed_since = hold->ask_at = 0;
     sys_close(&hold->victim);
     lower_max(hold);
     hold->near = usage > far_line(hold);
@@ -79,8 +78,7 @@ static void stand_by(struct hold *hold, int64_t last_over, int64_t usage)
 static void open_oom(struct hold *hold, int64_t now)
 {
     hold->line_at_oom = hold->line;
-    hold->settling = 0;
-    hold->failures = 0;
+    hold->settling_since = hold->failed_since = 0;
     open_episode(hold, now, now);
     publish(hold, MEMCG_OOM);
     freeze_or_end(hold);
@@ -99,7 +97,7 @@ static bool has_failed(struct hold *hold, const struct sight *sight, int64_t now
     bool answered = error != -EINPROGRESS;
     if (answered ? error != -EAGAIN : !is_unanswered(hold, now)) {
         if (answered) {
-            hold->failures = 0;
+            hold->failed_since = 0;
             hold->ask_at = now + (hold->froze ? 0 : LOOK_LATER);
         }
         return false;
@@ -108,13 +106,12 @@ static bool has_failed(struct hold *hold, const struct sight *sight, int64_t now
     bool hopeless = answered ? sight->usage - pages.rest > hold->line : !pages.written;
     bool progress = pages.progress != hold->pages.progress;
     int64_t enough = !hopeless ? LONG_HOPE : answered ? BETWEEN_FAILURES : PATIENCE;
-    if (hold->failures && now - hold->failed_since >= enough && !progress)
+    if (hold->failed_since && now - hold->failed_since >= enough && !progress)
         return true;
-    if (!hold->failures || progress) {
+    if (!hold->failed_since || progress) {
         hold->failed_since = now;
         hold->pages = pages;
     }
-    hold->failures++;
     hold->ask_at = now + BETWEEN_FAILURES;
     return false;
 }
@@ -140,7 +137,7 @@ static void look_armed(struct hold *hold, const struct sight *sight, int64_t now
     look_at_line(hold, sight, now);
     if (!is_over_line(hold, sight)) {
         take_answer(hold);
-        hold->failures = 0;
+        hold->failed_since = 0;
         hold->ask_at = now;
         if (hold->froze) {
             hold->record.false_freezes++;
@@ -203,9 +200,13 @@ static void look_at_oom(struct hold *hold, const struct sight *sight, int64_t no
     take_answer(hold);
     if (now - hold->job_asked >= ASK_AGAIN)
         ask_for_reclaim(hold, sight->usage - hold->line + AND_MORE, now);
-    hold->due = now < hold->deadline ? next_look(hold, now) : now + MILLISECOND;
-    if (hold->due > hold->deadline && now < hold->deadline)
-        hold->due = hold->deadline;
+    if (now >= hold->deadline) {
+        hold->due = now + MILLISECOND;
+    } else {
+        hold->due = next_look(hold, now);
+        if (hold->due > hold->deadline)
+            hold->due = hold->deadline;
+    }
 }
 
 /* The expiry. */
@@ -218,18 +219,17 @@ static uint64_t kills_since(const struct hold *hold, const struct sight *sight)
 /* The kernel has killed: the group stands still again, until what that makes free is free. */
 static void settle(struct hold *hold, const struct sight *sight, int64_t now)
 {
-    if (!hold->settling || sight->usage < hold->settling_usage) {
-        hold->settling_usage = sight->usage;
-        hold->killed_kernel = now;
-    }
-    if (!hold->settling && !freeze_or_end(hold))
+    if (!hold->settling_since && !freeze_or_end(hold))
         return;
-    hold->settling = 1;
+    if (!hold->settling_since || sight->usage < hold->settling_usage) {
+        hold->settling_usage = sight->usage;
+        hold->settling_since = now;
+    }
     hold->due = now + MILLISECOND;
     if (!is_over_line(hold, sight)) {
         count_expiry(hold, kills_since(hold, sight));
         stand_by(hold, now, sight->usage);
-    } else if (now - hold->killed_kernel >= NO_PROGRESS) {
+    } else if (now - hold->settling_since >= NO_PROGRESS) {
         count_expiry(hold, kills_since(hold, sight));
         hold->last_over = now;
         open_oom(hold, now);
@@ -287,11 +287,12 @@ static void tell_expiry(struct hold *hold)
     struct sight sight;
     if (state_of(hold) != MEMCG_EXPIRED || see(hold, &sight) < 0 || !kills_since(hold, &sight))
         return;
-    count_expiry(hold, kills_since(hold, &sight));
-    if (is_last_expiry(hold))
-        hand_over(hold, (hold->flags & MEMCG_ONCE) ? ONCE_DONE : TOTAL_SPENT, monotonic());
-    else
+    if (is_last_expiry(hold)) {
+        end_expiry(hold, kills_since(hold, &sight), monotonic());
+    } else {
+        count_expiry(hold, kills_since(hold, &sight));
         stand_by(hold, monotonic(), sight.usage);
+    }
 }
 
 /* What others have written. */
@@ -407,6 +408,7 @@ static void restore(struct hold *hold)
 const struct mechanism mechanism_v2 = {
     .magic = 0x63677270, /* CGROUP2_SUPER_MAGIC */
     .patience = 3 * SECOND, /* who was slowed down may sleep for two */
+    .unlimited = "max",
     .open = open_v2,
     .check = check_v2,
     .begin = begin,

@@ -1,4 +1,4 @@
-/* Limits on cgroup v1: how near a group is to its own, raising them, and taking that back. */
+/* Limits: how near a group is to its own, raising them, and, on cgroup v1, taking that back. */
 #include "guard.h"
 
 /* What is left free below a limit that is to be lowered, at most. */
@@ -12,6 +12,11 @@ bool is_near(int usage_file, int limit_file)
         read_number(limit_file, &limit) < 0 || limit >= UNLIMITED)
         return false;
     return usage >= limit - (shared->slack < limit / 8 ? shared->slack : limit / 8);
+}
+
+long write_limit(const struct hold *hold, int file, int64_t bytes)
+{
+    return bytes >= UNLIMITED ? write_text(file, hold->mechanism->unlimited) : write_number(file, bytes);
 }
 
 /*
@@ -46,11 +51,11 @@ long raise_limit(struct hold *hold, int64_t bytes, bool by, bool for_a_while, in
         set_mark(hold, 0);
     }
     if (wanted_memsw != memsw)
-        error = write_number(hold->memsw_limit, wanted_memsw);
+        error = write_limit(hold, hold->memsw_limit, wanted_memsw);
     if (error == 0) {
-        error = write_number(hold->limit, wanted);
+        error = write_limit(hold, hold->limit, wanted);
         if (error < 0 && wanted_memsw != memsw)
-            write_number(hold->memsw_limit, memsw);
+            write_limit(hold, hold->memsw_limit, memsw);
     }
     if (error == 0) {
         *raised = wanted;
@@ -84,10 +89,10 @@ bool lower_limit(struct hold *hold)
          (read_number(hold->memsw_limit, &memsw) == 0 && read_number(hold->memsw_usage, &memsw_usage) == 0))) {
         /* What somebody else has written since is theirs. */
         if (limit == raise.raised_limit && limit != raise.former_limit &&
-            (!fits(usage, raise.former_limit) || write_number(hold->limit, raise.former_limit) == -EBUSY))
+            (!fits(usage, raise.former_limit) || write_limit(hold, hold->limit, raise.former_limit) == -EBUSY))
             return false;
         if (memsw == raise.raised_memsw && memsw != raise.former_memsw &&
-            (!fits(memsw_usage, raise.former_memsw) || write_number(hold->memsw_limit, raise.former_memsw) == -EBUSY))
+            (!fits(memsw_usage, raise.former_memsw) || write_limit(hold, hold->memsw_limit, raise.former_memsw) == -EBUSY))
             return false;
     }
     hold->raise = (struct raise){.former_limit = 0};

@@ -9,9 +9,6 @@
 
 #include <sys/prctl.h>
 
-/* With no answer for so long, reclaim may be as good as failed. */
-#define UNANSWERED SECOND
-
 static void work(void) __attribute__((noreturn));
 static void work(void)
 {
@@ -117,7 +114,7 @@ long take_answer(struct hold *hold)
 
 bool is_unanswered(const struct hold *hold, int64_t now)
 {
-    return is_asked(hold) && now - hold->job_asked >= UNANSWERED;
+    return is_asked(hold) && now - hold->job_asked >= PATIENCE;
 }
 
 /* Not while the worker may use it: the number would be that of another file. */
