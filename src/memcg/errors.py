@@ -36,7 +36,7 @@ works. Messages say what failed, where, why, and what to do about it.
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -167,6 +167,11 @@ def shown(value: object) -> str:
     except ValueError:
         text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first ten of *words*, as a message can show them."""
+    return ", ".join(words[:10]) + (", ..." if len(words) > 10 else "")
 
 
 _CLASSES: dict[int, tuple[type[KernelError], str]] = {

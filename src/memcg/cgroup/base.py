@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..cgroupfs.delegation import joining_error, processes_of
 from ..cgroupfs.directory import Directory
 from ..cgroupfs.formats import parse_page_size
-from ..errors import CgroupBusyError, CgroupNotFoundError, MemcgError, kernel_error
+from ..errors import CgroupBusyError, CgroupNotFoundError, MemcgError, kernel_error, listed
 from ..pidfd import parse_pid
 from ..spawn import Spawner
 from ..units import Deadline
@@ -163,9 +163,7 @@ class Cgroup(Spawner, ABC):
                 users = [f"process {pid}" for pid in processes_of(self._directory)]
                 users += [f"group {child.name!r}" for child in self.children()]
                 if users or deadline.expired:
-                    hint = (
-                        f"in use by {', '.join(users[:10])}{', ...' if len(users) > 10 else ''}" if users else ""
-                    )
+                    hint = f"in use by {listed(users)}" if users else ""
                     raise kernel_error(errno.EBUSY, "remove the cgroup", str(self.path), hint) from error
             time.sleep(pause)  # v1 has nothing to wait for here
             pause *= 2

@@ -9,9 +9,9 @@ import select
 import signal
 from typing import TYPE_CHECKING
 
-from ..cgroupfs.delegation import command
-from ..cgroupfs.mounts import cgroup_path_of
-from ..errors import CgroupNotFoundError, KernelError, ProcessNotFoundError, WaitTimeoutError, kernel_error
+from ..cgroupfs.delegation import command, named
+from ..cgroupfs.mounts import is_member
+from ..errors import CgroupNotFoundError, KernelError, ProcessNotFoundError, WaitTimeoutError, kernel_error, listed
 from ..pidfd import PidFD
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def check_outside(group: Cgroup, doing: str) -> None:
 
 def holds_this_process(group: Cgroup) -> bool:
     """Whether this process is in *group* or below."""
-    own = cgroup_path_of("self", group._directory.mount.version)
-    return f"{own.rstrip('/')}/".startswith(f"{group.cgroup_path.rstrip('/')}/")
+    return is_member("self", group._directory.mount.version, group.cgroup_path)
 
 
 def members(group: Cgroup) -> Iterator[tuple[Cgroup, tuple[int, ...]]]:
@@ -81,8 +80,7 @@ def check_empty(group: Cgroup) -> None:
     """Raises `WaitTimeoutError`, naming them, where processes are left in *group* or below."""
     left = [pid for _, pids in members(group) for pid in pids]
     if left:
-        names = ", ".join(f"{pid} ({command(pid)})" for pid in left[:10]) + (", ..." if len(left) > 10 else "")
-        raise WaitTimeoutError(f"killed, and not gone in time, in {group.path}: {names}")
+        raise WaitTimeoutError(f"killed, and not gone in time, in {group.path}: {named(left)}")
 
 
 def running(group: Cgroup) -> str:
@@ -98,7 +96,7 @@ def running(group: Cgroup) -> str:
                         thread = "" if task == str(pid) else f" thread {task}"
                         at = "" if place in ("", "0") else f" at {place}"
                         found.append(f"{pid} ({command(pid)}){thread} in state {state}{at}")
-    return ", ".join(found[:10]) + (", ..." if len(found) > 10 else "") or "nobody any more"
+    return listed(found) or "nobody any more"
 
 
 def _read(path: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Literal, NoReturn, final
 
 from ..cgroupfs.files import ControlFile
-from ..cgroupfs.formats import parse_page_size
+from ..cgroupfs.formats import parse_new_limit
 from ..controls.v1 import ControlFilesV1
 from ..errors import CgroupNotFoundError, ControlFileMissingError, InvalidValueError, NotSupportedError, shown
 from ..notify.subscription import Subscription
@@ -73,9 +72,7 @@ class CgroupV1(ControlFilesV1, Cgroup):
 
     @limit.setter
     def limit(self, limit: int | str | None) -> None:
-        new = None if limit is None else parse_page_size(limit) // PAGESIZE * PAGESIZE
-        if new == 0:
-            raise InvalidValueError("a limit of 0 leaves no room for anything: choose a page or more")
+        new = parse_new_limit(limit)
         former_memsw = self._make_room(new)
         try:
             self.limit_in_bytes = new

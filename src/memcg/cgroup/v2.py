@@ -6,12 +6,11 @@ import contextlib
 import errno
 import os
 import select
-from mmap import PAGESIZE
 from typing import TYPE_CHECKING, final
 
 from ..cgroupfs.delegation import enable_memory
 from ..cgroupfs.directory import pread_whole
-from ..cgroupfs.formats import parse_page_size
+from ..cgroupfs.formats import parse_new_limit
 from ..controls.peak import Peak
 from ..controls.stat_v2 import CgroupEvents
 from ..controls.v2 import ControlFilesV2
@@ -19,7 +18,6 @@ from ..errors import (
     AccessDeniedError,
     CgroupRemovedError,
     ControlFileMissingError,
-    InvalidValueError,
     LimitBelowUsageError,
     WaitTimeoutError,
     kernel_errors,
@@ -137,9 +135,7 @@ class CgroupV2(ControlFilesV2, Cgroup):
 
     @limit.setter
     def limit(self, limit: int | str | None) -> None:
-        new = None if limit is None else parse_page_size(limit) // PAGESIZE * PAGESIZE
-        if new == 0:
-            raise InvalidValueError("a limit of 0 leaves no room for anything: choose a page or more")
+        new = parse_new_limit(limit)
         former = self.max
         if new is None or (former is not None and new >= former) or self.current == 0:
             self.max = new

@@ -11,9 +11,18 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from ..errors import InternalProcessesError, KernelError, NoMemoryControllerError, kernel_error, kernel_errors
+from ..errors import (
+    InternalProcessesError,
+    KernelError,
+    NoMemoryControllerError,
+    kernel_error,
+    kernel_errors,
+    listed,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .directory import Directory
 
 _ENABLED = "cgroup.subtree_control"
@@ -66,8 +75,7 @@ def enable_memory(directory: Directory) -> None:
 
 def internal_processes_error(doing: str, directory: Directory) -> KernelError:
     """The error for a group that has processes of its own, which keeps it from having children with memory."""
-    pids = processes_of(directory)
-    names = ", ".join(f"{pid} ({command(pid)})" for pid in pids[:10]) + (", ..." if len(pids) > 10 else "")
+    names = named(processes_of(directory))
     hint = (
         f"on cgroup v2, a group whose children have controllers has no processes of its own, and this one has "
         f"{names or 'some'}: move them into a child first, or choose a group without processes"
@@ -144,6 +152,11 @@ def command(pid: int) -> str:
             return os.fsdecode(file.read().rstrip(b"\n"))
     except OSError:
         return "?"
+
+
+def named(pids: Sequence[int]) -> str:
+    """The first ten of some processes, with their names, as a message can show them."""
+    return listed([f"{pid} ({command(pid)})" for pid in pids[:11]])  # the last for "..."
 
 
 def _who_withholds(directory: Directory) -> str:

@@ -120,6 +120,14 @@ def parse_page_size(size: int | str) -> int:
     return value
 
 
+def parse_new_limit(limit: int | str | None) -> int | None:
+    """A limit for a group that is to be of use: as the kernel rounds it, down to a page, and not 0."""
+    new = None if limit is None else parse_page_size(limit) // PAGESIZE * PAGESIZE
+    if new == 0:
+        raise InvalidValueError("a limit of 0 leaves no room for anything: choose a page or more")
+    return new
+
+
 def format_flag(flag: bool) -> bytes:
     """A switch."""
     if not isinstance(flag, (bool, int)) or flag not in (0, 1):

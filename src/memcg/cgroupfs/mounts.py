@@ -119,6 +119,15 @@ def cgroup_path_of(pid: int | Literal["self"], version: Version) -> str:
     raise NoMemoryControllerError(f"process {pid} is in no cgroup v{version} hierarchy with memory")
 
 
+def is_member(pid: int | Literal["self"], version: Version, cgroup_path: str) -> bool:
+    """Whether a process is in the group *cgroup_path* or below.
+
+    Raises:
+        ProcessNotFoundError: there is no such process.
+    """
+    return f"{cgroup_path_of(pid, version).rstrip('/')}/".startswith(f"{cgroup_path.rstrip('/')}/")
+
+
 def parse_mountinfo(text: str) -> list[Mount]:
     """The cgroup mounts of a mountinfo file, in its order."""
     mounts = []

@@ -54,6 +54,11 @@ class MemoryEvents:
         return cls(low, high, hits, oom, kill, group_kill, throttled, table)
 
 
+def count_killed(oom_kill: int | None, oom_group_kill: int | None) -> int:
+    """How many processes were killed. Where a whole group was, the kernel counts its first victim twice."""
+    return (oom_kill or 0) - (oom_group_kill or 0)
+
+
 @final
 @dataclass(frozen=True)
 class SwapEvents:

@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
+from ..controls.stat_v2 import count_killed
 from ..controls.v2 import ControlFilesV2
 from ..errors import ControlFileMissingError, MemcgError
 from .events import KernelKill, OomEvent
@@ -170,8 +171,7 @@ class OomWatch(Watch):
 
 
 def _kills(counts: Counts) -> int:
-    """How many processes were killed. Where a whole group was, its first victim is counted twice."""
-    return counts.get("oom_kill", 0) - counts.get("oom_group_kill", 0)
+    return count_killed(counts.get("oom_kill"), counts.get("oom_group_kill"))
 
 
 def _parent_with_counters(group: CgroupV2) -> CgroupV2 | None:

@@ -6,6 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn, final
 
+from ..controls.stat_v2 import count_killed
 from ..errors import CgroupNotFoundError, NotSupportedError
 from ..notify.triggers import Oom
 from ..notify.v1 import OomSourceV1
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..cgroup import Cgroup, CgroupV1, CgroupV2
-    from ..controls.stat_v2 import MemoryEvents
     from ..notify.events import Event
     from ..notify.sources import OomSource
     from ..notify.subscription import Subscription
@@ -240,17 +240,17 @@ class OomControllerV2(OomController):
     @property
     def kills(self) -> int:
         if not self._group._directory.mount.local_events:
-            return _killed(self._group.events)
+            return _kills_of(self._group)
         total = 0
         for group in self._group.walk():
             with contextlib.suppress(CgroupNotFoundError):
-                total += _killed(group.events)
+                total += _kills_of(group)
         return total
 
     def _source(self) -> OomSource:
         return OomSourceV2(self._group)
 
 
-def _killed(events: MemoryEvents) -> int:
-    """How many processes: of a group that was killed as one, the kernel counts the first victim twice."""
-    return (events.oom_kill or 0) - (events.oom_group_kill or 0)
+def _kills_of(group: CgroupV2) -> int:
+    events = group.events
+    return count_killed(events.oom_kill, events.oom_group_kill)

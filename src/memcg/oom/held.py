@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Literal, final
 
 from .._ffi import lib
-from ..cgroupfs.mounts import cgroup_path_of
+from ..cgroupfs.mounts import is_member
 from ..epoll import READABLE
 from ..errors import (
     AccessDeniedError,
@@ -146,9 +146,10 @@ class HoldSource:
     # The beginning.
 
     def _keep_guard_outside(self) -> None:
-        """Moves the guard out of the group, where its owner has left it behind there: it would freeze itself."""
-        for pid in self.guard.pids:
-            if not is_inside(self.group, pid):
+        """Moves the guard out of a group of cgroup v2 in which its owner has left it: it would freeze itself."""
+        version = self.group._directory.mount.version
+        for pid in self.guard.pids if version == 2 else ():
+            if not is_member(pid, version, self.group.cgroup_path):
                 continue
             ancestor = self.group.parent
             while ancestor is not None:
@@ -387,12 +388,6 @@ class HoldSource:
                 events.append(KernelKill(cgroup=self.group, time=now, count=kills - missed))
         elif kills < 0:  # of a group below, which was gone before the kernel's counts were read here
             self._kills_seen -= kills
-
-
-def is_inside(group: Cgroup, pid: int | Literal["self"]) -> bool:
-    """Whether a process is in *group* or below."""
-    path = cgroup_path_of(pid, group._directory.mount.version)
-    return f"{path.rstrip('/')}/".startswith(f"{group.cgroup_path.rstrip('/')}/")
 
 
 def _hash(path: str) -> int:

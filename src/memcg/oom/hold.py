@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final
 
 from .._ffi import lib
 from ..cgroupfs.formats import parse_page_size
+from ..cgroupfs.mounts import is_member
 from ..errors import (
     GuardLostError,
     InsideHeldGroupError,
@@ -30,7 +31,7 @@ from ..notify.subscription import Subscription
 from ..pidfd import PidFD, parse_pid
 from ..units import MiB, format_size, parse_delay
 from ..victims import open_largest
-from .held import HoldSource, is_inside
+from .held import HoldSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -359,7 +360,7 @@ def _check_limits(group: Cgroup) -> None:
 
 def _check_outside(group: Cgroup) -> None:
     """Refuses to have a group held by who is in it: at the first OOM, that process would be stopped too."""
-    if is_inside(group, "self"):
+    if is_member("self", group._directory.mount.version, group.cgroup_path):
         raise InsideHeldGroupError(
             f"this process is in {group.path}, or below: an OOM there would stop it as well, and nobody could "
             f"deal with that; hold the group from outside, or move this process away first (cg.parent.add)"
