@@ -30,12 +30,11 @@ from .lab import (
     await_end,
     is_off,
     line_of,
-    rotated,
     until_on,
     wait_for,
 )
 from .report import UNITS, Bar, Row, Table, absolute, tail
-from .room import Unavailable
+from .room import Unavailable, rotated
 from .wake import _ended as ended
 from .wake import _on as on
 from .wake import _two_cpus as two_cpus

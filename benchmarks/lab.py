@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import memcg
 from memcg import KiB, MiB
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .room import Room
 
     Popen = subprocess.Popen[bytes]
-
-Item = TypeVar("Item")
 
 LIMIT = 8 * MiB
 """Of a small group."""
@@ -60,11 +58,6 @@ class Lab:
         with self.hog(group) as process:
             await_condition(lambda: group.oom.under_oom, "the OOM of a hog")
             yield process
-
-
-def rotated(items: Sequence[Item], turn: int) -> list[Item]:
-    first = turn % len(items)
-    return [*items[first:], *items[:first]]
 
 
 def is_off(control: int) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import memcg
 
 from .report import Row, Table, ratio
+from .room import rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,11 +56,9 @@ def measure(room: Room, samples: int) -> Iterator[Table]:
 
 def _take_turns(readers: dict[str, Callable[[], object]], samples: int) -> dict[str, Row]:
     taken: dict[str, list[int]] = {name: [] for name in readers}
-    names = list(readers)
     clock = time.perf_counter_ns
     for turn in range(-(-samples // TURN)):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in rotated(list(readers), turn):
             read, times = readers[name], taken[name]
             for _ in range(TURN):
                 began = clock()

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 import memcg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from types import FrameType
 
 Resource = TypeVar("Resource")
+Item = TypeVar("Item")
 
 
 class Unavailable(Exception):  # noqa: N818 - a fact about the machine
@@ -96,3 +97,9 @@ def _group() -> Iterator[memcg.Cgroup]:
         except memcg.MemcgError as error:
             raise Unavailable(f"a group with a memory limit: {error}") from error
         yield group
+
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The *items*, each turn beginning with another one: what comes first would gain or lose by that."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]

@@ -24,7 +24,7 @@ import memcg
 from memcg import KiB, MiB
 
 from .report import Row, Table, absolute, ratio
-from .room import Room, Unavailable
+from .room import Room, Unavailable, rotated
 from .tracing import Wakings, wakings
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def measure(room: Room, samples: int) -> Iterator[Table]:
     except Unavailable as error:
         why_not = str(error)
     figures = {kind: _Figures() for kind in NAMES}
-    kinds = list(NAMES)
     for turn in range(-(-samples // ROUND)):
-        first = turn % len(kinds)
-        for kind in kinds[first:] + kinds[:first]:
+        for kind in rotated(list(NAMES), turn):
             _round(room, programs, trace, kind, figures[kind])
 
     wake = {kind: Row(NAMES[kind], each.wake) for kind, each in figures.items()}

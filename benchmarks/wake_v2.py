@@ -28,7 +28,7 @@ import memcg
 from memcg import MiB
 
 from .report import Row, Table, ratio
-from .room import Room, Unavailable
+from .room import Room, Unavailable, rotated
 from .tracing import _tracefs as tracefs
 from .wake import _compile as compile_program
 from .wake import _ended as ended
@@ -80,10 +80,8 @@ def measure(room: Room, samples: int) -> Iterator[Table]:
     except Unavailable as error:
         why_not = str(error)
     figures = {kind: _Figures() for kind in NAMES}
-    kinds = list(NAMES)
     for turn in range(-(-samples // ROUND)):
-        first = turn % len(kinds)
-        for kind in kinds[first:] + kinds[:first]:
+        for kind in rotated(list(NAMES), turn):
             _round(room, hog, trace, kind, figures[kind])
     wake = {kind: Row(NAMES[kind], each.wake) for kind, each in figures.items()}
     stall = {kind: Row(NAMES[kind], each.stall) for kind, each in figures.items()}

@@ -11,6 +11,7 @@ import pytest
 import memcg
 from memcg import KiB, MiB
 from support.cache import fill_cache
+from support.files import need, read_while_still, text_of
 from support.processes import finish, start_hog, wait_until
 from support.scripts import say, start_python
 
@@ -29,23 +30,6 @@ FLAGS = ["use_hierarchy", "notify_on_release", "cgroup_clone_children"]
 LISTS = ["cgroup_procs", "tasks"]
 
 UNLIMITED = (2**63 - 1) // PAGESIZE * PAGESIZE
-
-
-def control_file(attribute: str) -> memcg.ControlFile[object]:
-    """The control file that is that attribute of a group."""
-    control: memcg.ControlFile[object] = getattr(memcg.CgroupV1, attribute)
-    return control
-
-
-def text_of(group: memcg.Cgroup, attribute: str) -> str:
-    """What the kernel has in the file."""
-    return (group.path / control_file(attribute).name).read_text()
-
-
-def need(group: memcg.Cgroup, attribute: str) -> None:
-    """Skips where this kernel was built without the file."""
-    if not control_file(attribute).exists(group):
-        pytest.skip(f"this kernel has no {control_file(attribute).name}")
 
 
 @pytest.fixture
@@ -71,19 +55,6 @@ def lived_in(nursery: memcg.Cgroup) -> Iterator[memcg.CgroupV1]:
         assert say(hog) == "done"
         yield group
         assert finish(hog) == 0
-
-
-def read_while_still(group: memcg.CgroupV1, attribute: str) -> tuple[object, str]:
-    """The attribute and the file's text, read so close together that both are of one moment."""
-    found: list[tuple[object, str]] = []
-
-    def still() -> bool:
-        before, value, after = text_of(group, attribute), getattr(group, attribute), text_of(group, attribute)
-        found[:] = [(value, after)]
-        return before == after
-
-    wait_until(still, f"{attribute} stands still")
-    return found[0]
 
 
 @pytest.mark.parametrize("attribute", NUMBERS)

@@ -10,7 +10,8 @@ import pytest
 
 import memcg
 from memcg import MiB
-from support.processes import finish, start_hog, wait_until
+from support.files import need, read_while_still, text_of
+from support.processes import finish, start_hog
 from support.scripts import say, start_python
 
 if TYPE_CHECKING:
@@ -24,24 +25,6 @@ LISTS = ["cgroup_procs", "cgroup_threads"]
 WORDS = ["cgroup_controllers", "cgroup_subtree_control"]
 KEYED = ["stat", "events", "events_local", "swap_events", "cgroup_events", "cgroup_stat_local"]
 PSI = ["pressure", "cpu_pressure", "io_pressure", "irq_pressure"]
-
-
-def control_file(attribute: str) -> memcg.ControlFile[object]:
-    """The control file that is that attribute of a group."""
-    control: memcg.ControlFile[object] = getattr(memcg.CgroupV2, attribute)
-    return control
-
-
-def text_of(group: memcg.Cgroup, attribute: str) -> str:
-    """What the kernel has in the file."""
-    return (group.path / control_file(attribute).name).read_text()
-
-
-def need(group: memcg.Cgroup, attribute: str) -> None:
-    """Skips where this kernel has no such file."""
-    control = control_file(attribute)
-    if not control.exists(group):
-        pytest.skip(f"this kernel has no {control.name}, which came with Linux {control.since}")
 
 
 @pytest.fixture
@@ -67,19 +50,6 @@ def lived_in(nursery: memcg.Cgroup) -> Iterator[memcg.CgroupV2]:
         assert say(hog) == "done"
         yield group
         assert finish(hog) == 0
-
-
-def read_while_still(group: memcg.CgroupV2, attribute: str) -> tuple[object, str]:
-    """The attribute and the file's text, read so close together that both are of one moment."""
-    found: list[tuple[object, str]] = []
-
-    def still() -> bool:
-        before, value, after = text_of(group, attribute), getattr(group, attribute), text_of(group, attribute)
-        found[:] = [(value, after)]
-        return before == after
-
-    wait_until(still, f"{attribute} stands still")
-    return found[0]
 
 
 @pytest.mark.parametrize("attribute", NUMBERS)

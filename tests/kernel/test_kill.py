@@ -14,7 +14,7 @@ from memcg.cgroup.emptying import kill_one_by_one
 from memcg.units import Deadline
 from support.forked import as_nobody, give_away, in_child
 from support.processes import start_hog, state, wait_blocked, wait_until
-from support.scripts import say, start_python
+from support.scripts import MULTIPLY, say, start_python
 
 if TYPE_CHECKING:
     import subprocess
@@ -68,22 +68,9 @@ def test_an_empty_group_is_empty(group: memcg.Cgroup) -> None:
     group.kill(timeout=0)
 
 
-FORKS = """
-import os, signal
-for _ in range(4):
-    os.fork()
-    signal.alarm(60)
-print("here", flush=True)
-while True:
-    if os.fork() == 0:
-        os._exit(0)
-    os.wait()
-"""
-
-
 def test_processes_that_fork_meanwhile(group: memcg.Cgroup) -> None:
     """Sixteen processes that fork all the time leave nobody behind."""
-    process = start_python(group, FORKS)
+    process = start_python(group, MULTIPLY, "4")
     assert [say(process) for _ in range(16)] == ["here"] * 16
     group.kill()
     assert not group.populated

@@ -7,6 +7,7 @@ import pytest
 import memcg
 from memcg import MiB
 from support.cache import fill_cache
+from support.files import need
 from support.processes import Worker
 
 
@@ -16,15 +17,9 @@ def group(group_v2: memcg.CgroupV2) -> memcg.CgroupV2:
     return group_v2
 
 
-def need(group: memcg.CgroupV2, control: memcg.ControlFile[object]) -> None:
-    """Skips where this kernel has no such file."""
-    if not control.exists(group):
-        pytest.skip(f"this kernel has no {control.name}, which came with Linux {control.since}")
-
-
 def measured(group: memcg.CgroupV2) -> memcg.Peak:
     """A `Peak`; skips where the kernel cannot reset it."""
-    need(group, memcg.CgroupV2.peak)
+    need(group, "peak")
     try:
         return group.measure_peak()
     except memcg.NotSupportedError as error:
@@ -37,7 +32,7 @@ def measured(group: memcg.CgroupV2) -> memcg.Peak:
 @pytest.mark.parametrize("nbytes", [8 * MiB, "8M"])
 def test_cache_is_given_back(group: memcg.CgroupV2, nbytes: int | str) -> None:
     """Page cache can be reclaimed by the amount, and the result says that it was."""
-    need(group, memcg.CgroupV2.reclaim)
+    need(group, "reclaim")
     fill_cache(group, 16)
     before = group.usage
     assert before >= 15 * MiB
@@ -48,7 +43,7 @@ def test_cache_is_given_back(group: memcg.CgroupV2, nbytes: int | str) -> None:
 
 def test_what_cannot_be_reclaimed_is_told(group: memcg.CgroupV2) -> None:
     """Where less can be reclaimed than was asked for, the result is False, and nobody is killed."""
-    need(group, memcg.CgroupV2.reclaim)
+    need(group, "reclaim")
     group.swap_max = 0
     with Worker(group) as worker:
         assert worker.do("touch 16") == "done"
@@ -59,7 +54,7 @@ def test_what_cannot_be_reclaimed_is_told(group: memcg.CgroupV2) -> None:
 
 def test_swappiness_is_taken_or_named(group: memcg.CgroupV2) -> None:
     """Where the kernel takes a swappiness, so does reclaim(); where not, the error says which version does."""
-    need(group, memcg.CgroupV2.reclaim)
+    need(group, "reclaim")
     for swappiness, since in ((0, "6.12"), (200, "6.12"), ("max", "6.16")):
         try:
             assert group.reclaim("1M", swappiness) in (True, False)  # type: ignore[arg-type]
@@ -128,14 +123,14 @@ def test_a_peak_is_closed_once(group: memcg.CgroupV2) -> None:
 
 def test_a_peak_of_swap(group: memcg.CgroupV2) -> None:
     """The same is there for swap, from the same version on."""
-    need(group, memcg.CgroupV2.swap_peak)
+    need(group, "swap_peak")
     with group.measure_swap_peak() as peak:
         assert peak.value == group.swap_current == 0
 
 
 def test_a_kernel_that_cannot_reset_a_peak_says_so(group: memcg.CgroupV2) -> None:
     """Before Linux 6.12, measure_peak() is refused, for root and for others, with what can be done instead."""
-    need(group, memcg.CgroupV2.peak)
+    need(group, "peak")
     if (group.path / memcg.CgroupV2.peak.name).stat().st_mode & 0o200:
         pytest.skip("this kernel can reset the peak")
     with pytest.raises(memcg.NotSupportedError, match=r"6\.12: read it as it is"):

@@ -16,7 +16,7 @@ import memcg
 from memcg import MiB
 from support.forked import NOBODY, give_away, in_child
 from support.processes import finish, is_blocked, start_hog, state, wait_blocked, wait_until
-from support.scripts import say, start_python
+from support.scripts import MULTIPLY, say, start_python
 from support.settings import settings
 
 if TYPE_CHECKING:
@@ -186,23 +186,10 @@ def test_a_process_that_runs_away(nursery: memcg.Cgroup) -> None:
     assert finish(process) == 0
 
 
-MULTIPLY = """
-import os, signal
-for _ in range(5):
-    os.fork()
-    signal.alarm(60)
-print("here", flush=True)
-while True:
-    if os.fork() == 0:
-        os._exit(0)
-    os.wait()
-"""
-
-
 def test_many_processes_that_fork(nursery: memcg.Cgroup) -> None:
     """Thirty-two processes that fork all the time are all caught, with their children."""
     with memcg.temporary(parent=nursery) as group:
-        process = start_python(group, MULTIPLY)
+        process = start_python(group, MULTIPLY, "5")
         assert [say(process) for _ in range(32)] == ["here"] * 32
     assert not group.exists
     assert ended(process)

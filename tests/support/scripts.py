@@ -26,3 +26,17 @@ def say(process: subprocess.Popen[str]) -> str:
     """The next line that *process* prints."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
+
+
+MULTIPLY = """
+import os, signal, sys
+for _ in range(int(sys.argv[1])):
+    os.fork()
+    signal.alarm(60)
+print("here", flush=True)
+while True:
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+"""
+"""Doubles so many times; then all of them fork all the time."""
